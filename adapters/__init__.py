@@ -1,0 +1,1 @@
+"""Touches the outside: settings, Kafka, PostgreSQL, the object store, logging, dataset files."""

@@ -1,0 +1,113 @@
+"""Creates the topics, for `ravand admin init` alone, and checks them at every start.
+
+A topic with a finite retention where the log is kept for ever, or with another number of partitions, would lose or misplace
+history without a word; so a process that finds one refuses to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from adapters.kafka import client_options, topic_name
+from adapters.settings import KafkaSettings
+from schemas.topics import TOPICS, Topic
+
+
+class WrongTopics(Exception):
+    """Topics are missing or differ from what is stated; the message names each and what to do."""
+
+
+def _config(settings: KafkaSettings, topic: Topic) -> dict[str, str]:
+    if settings.replication_factor < 3:
+        return topic.config
+    return {**topic.config, "min.insync.replicas": str(settings.replication_factor - 1)}
+
+
+async def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that are missing; answer their names. Raises `KafkaError`."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    try:
+        existing = set(await admin.list_topics())
+        missing = [
+            topic for topic in TOPICS if topic_name(settings, topic) not in existing
+        ]
+        if not missing:
+            return []
+        answer = await admin.create_topics(
+            [
+                NewTopic(
+                    topic_name(settings, topic),
+                    topic.partitions,
+                    settings.replication_factor,
+                    topic_configs=_config(settings, topic),
+                )
+                for topic in missing
+            ]
+        )
+        for name, code, *message in answer.topic_errors:
+            error = for_code(code)
+            # Somebody else may be initialising at the same time; the check that follows compares what came of it.
+            if code and error is not TopicAlreadyExistsError:
+                raise error(f"{name}: {message[0] if message else code}")
+        return [topic_name(settings, topic) for topic in missing]
+    finally:
+        await admin.close()
+
+
+async def check_topics(settings: KafkaSettings) -> None:
+    """Compare every topic with what is stated. Raises `WrongTopics` naming each difference."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    try:
+        problems = [problem async for problem in _problems(admin, settings)]
+    finally:
+        await admin.close()
+    if problems:
+        raise WrongTopics(
+            "; ".join(problems)
+            + ". `ravand admin init` creates what is missing; it changes nothing."
+        )
+
+
+async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> AsyncIterator[str]:
+    existing = set(await admin.list_topics())
+    names = {topic_name(settings, topic): topic for topic in TOPICS}
+    for name in names:
+        if name not in existing:
+            yield f"topic {name} is missing"
+    present = [name for name in names if name in existing]
+    for described in await admin.describe_topics(present) if present else ():
+        wanted = names[described["topic"]].partitions
+        if len(described["partitions"]) != wanted:
+            yield f"topic {described['topic']} has {len(described['partitions'])} partitions, not {wanted}"
+    for name, config in (await _configs(admin, present)).items():
+        for key, value in _config(settings, names[name]).items():
+            if _normal(config.get(key)) != _normal(value):
+                yield f"topic {name} has {key}={config.get(key)}, not {value}"
+
+
+async def _configs(
+    admin: AIOKafkaAdminClient, names: Iterable[str]
+) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for resource in response.resources:
+            _error, _message, _type, name, entries = resource
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+def _normal(value: str | None) -> str | None:
+    return ",".join(sorted(value.split(","))) if value else value
+
+
+def _admin_options(settings: KafkaSettings) -> dict[str, object]:
+    return client_options(settings)

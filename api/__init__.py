@@ -1,0 +1,1 @@
+"""Answers: REST and WebSocket, accounts, proposals, the live relay."""

@@ -1,0 +1,242 @@
+"""The record on the wire: a CloudEvents 1.0 structured JSON document with one event in `data`.
+
+Decoded once, by a msgspec union tagged on `type`. Bytes of an older schema version, and bytes that do not fit, take the
+slow path, where upcasters apply. Specification: CloudEvents 1.0.2, JSON event format.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+
+from domain.events import EVENTS, Event
+from schemas.upcast import upcast
+
+PREFIX = "ravand."
+MAX_RECORD_BYTES = 256 * 1024
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Envelope(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True
+):
+    """Who said what about which subject in which workspace. The subclasses, one an event type, narrow `data`."""
+
+    specversion: Literal["1.0"]
+    id: Id
+    source: Id
+    subject: Id
+    time: str
+    dataschema: str
+    workspace: Id
+    actor: Id
+    data: Event
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+    requesthash: str | None = None
+    """SHA-256 of the request's body: the same Idempotency-Key with another body is told apart by it."""
+
+
+class UndecodableRecord(ValueError):
+    """The bytes are no record of ours: refused by rule and copied to the dead letters."""
+
+
+class UnknownType(ValueError):
+    """A well-formed record of a type, or of a newer schema version, that this build does not know."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(header.type)
+        self.header = header
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The envelope without knowing its type."""
+
+    specversion: Literal["1.0"]
+    id: Id
+    type: str
+    source: Id
+    subject: Id
+    time: str
+    dataschema: str
+    workspace: Id
+    actor: Id
+    data: msgspec.Raw
+    requesthash: str | None = None
+
+
+def type_name(event: type[Event]) -> str:
+    """The stable name on the log: `ravand.EpochCompleted`."""
+    return PREFIX + event.__name__
+
+
+def schema_of(event: type[Event], version: int | None = None) -> str:
+    """The `dataschema` of an event type; ends in the version of the schema."""
+    return f"urn:ravand:schemas:{event.__name__}:{version or event.schema_version}"
+
+
+def _envelope_for(event: type[Event]) -> type[Envelope]:
+    made = msgspec.defstruct(
+        f"{event.__name__}Record",
+        [("data", event)],
+        bases=(Envelope,),
+        tag=type_name(event),
+        frozen=True,
+        kw_only=True,
+        module=__name__,
+    )
+    return cast(type[Envelope], made)
+
+
+RECORDS: dict[type[Event], type[Envelope]] = {
+    event: _envelope_for(event) for event in EVENTS
+}
+BY_TYPE: dict[str, type[Event]] = {type_name(event): event for event in EVENTS}
+_SCHEMAS: dict[type[Event], str] = {event: schema_of(event) for event in EVENTS}
+
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    functools.reduce(operator.or_, RECORDS.values())
+)
+_header_decoder = msgspec.json.Decoder(Header)
+_encoder = msgspec.json.Encoder()
+
+
+def record(
+    event: Event,
+    *,
+    id: str,
+    source: str,
+    subject: str,
+    time: str,
+    workspace: str,
+    actor: str,
+    correlationid: str | None = None,
+    causationid: str | None = None,
+    traceparent: str | None = None,
+    requesthash: str | None = None,
+) -> Envelope:
+    """Put an event into its envelope. `time` is RFC 3339 UTC by the writer's clock; the broker's own is what counts."""
+    kind = type(event)
+    return RECORDS[kind](
+        specversion="1.0",
+        id=id,
+        source=source,
+        subject=subject,
+        time=time,
+        dataschema=_SCHEMAS[kind],
+        workspace=workspace,
+        actor=actor,
+        data=event,
+        correlationid=correlationid,
+        causationid=causationid,
+        traceparent=traceparent,
+        requesthash=requesthash,
+    )
+
+
+def encode(envelope: Envelope) -> bytes:
+    """The record's value as it goes to Kafka."""
+    return _encoder.encode(envelope)
+
+
+def headers(envelope: Envelope) -> list[tuple[str, bytes]]:
+    """Copies for skipping without decoding; readers never trust them."""
+    return [
+        ("ce_type", type_name(type(envelope.data)).encode()),
+        ("ce_id", envelope.id.encode()),
+    ]
+
+
+def decode(value: bytes | None) -> Envelope:
+    """The record in `value`, of the newest schema version.
+
+    Raises `UnknownType` for a well-formed record of a type unknown here and `UndecodableRecord` for anything else that
+    cannot be read, NUL characters included (no text column holds them).
+    """
+    if not value:
+        raise UndecodableRecord("no value")
+    if len(value) > MAX_RECORD_BYTES:
+        raise UndecodableRecord(
+            f"{len(value)} bytes; a record has at most {MAX_RECORD_BYTES}"
+        )
+    try:
+        envelope: Envelope = _decoder.decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return _decode_slowly(value, error)
+    if envelope.dataschema != _SCHEMAS[type(envelope.data)]:
+        return _decode_slowly(value, None)
+    if b"\\u0000" in value:
+        _refuse_nul(value)
+    return envelope
+
+
+def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:
+    try:
+        header = _header_decoder.decode(value)
+        if b"\\u0000" in value:
+            _refuse_nul(value)
+        kind = BY_TYPE.get(header.type)
+        if kind is None:
+            raise UnknownType(header)
+        version = _schema_version(header.dataschema, kind)
+        if version > kind.schema_version:
+            raise UnknownType(header)
+        if version == kind.schema_version:
+            raise UndecodableRecord(str(reason or "unreadable"))
+        data = upcast(
+            kind.__name__,
+            version,
+            kind.schema_version,
+            msgspec.json.decode(header.data),
+        )
+        document = {
+            **msgspec.json.decode(value),
+            "data": data,
+            "dataschema": _SCHEMAS[kind],
+        }
+        return msgspec.convert(document, RECORDS[kind])
+    except (UnknownType, UndecodableRecord):
+        raise
+    except (
+        msgspec.MsgspecError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        raise UndecodableRecord(str(error)) from None
+
+
+def _schema_version(dataschema: str, kind: type[Event]) -> int:
+    name, _, version = dataschema.rpartition(":")
+    if (
+        name != f"urn:ravand:schemas:{kind.__name__}"
+        or not version.isdecimal()
+        or len(version) > 6
+    ):
+        raise UndecodableRecord(
+            f"dataschema {dataschema[:100]!r} does not belong to {kind.__name__}"
+        )
+    return int(version)
+
+
+def _refuse_nul(value: bytes) -> None:
+    # The escape may itself be escaped (a backslash before it), so look at the decoded text.
+    def has_nul(node: Any) -> bool:
+        match node:
+            case str():
+                return "\0" in node
+            case dict():
+                return any(has_nul(k) or has_nul(v) for k, v in node.items())
+            case list():
+                return any(map(has_nul, node))
+            case _:
+                return False
+
+    if has_nul(msgspec.json.decode(value)):
+        raise UndecodableRecord("NUL character in text")

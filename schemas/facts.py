@@ -1,0 +1,50 @@
+"""The public stream: what took effect, in order, each with its workspace's version.
+
+A fact is the record's own bytes with four members spliced in: `version`, `previous` (the version of the same job's fact
+before it, 0 for the first), `at` (the broker's time, ms) and, for a job's record, the `job`'s view after it. Spliced last, so
+that they win over members of the same name that a writer may have put there (RFC 8259 readers keep the last).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.job_view import JobView
+
+_encode = msgspec.json.Encoder().encode
+VERSION_HEADER = "ravand_version"
+"""Header of facts and table rows (tombstones too): the workspace's version, decimal."""
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a fact as the relay reads."""
+
+    id: str
+    type: str
+    subject: str
+    workspace: str
+    actor: str
+    version: int
+    previous: int
+    at: int
+    data: msgspec.Raw
+    job: JobView | None = None
+
+
+_decoder = msgspec.json.Decoder(Fact)
+
+
+def splice(
+    value: bytes, *, version: int, previous: int, at: int, job: JobView | None
+) -> bytes:
+    """The fact of an effective record."""
+    tail = b',"version":%d,"previous":%d,"at":%d' % (version, previous, at)
+    if job is not None:
+        tail += b',"job":' + _encode(job)
+    end = value.rindex(b"}")
+    return value[:end] + tail + b"}"
+
+
+def decode(value: bytes) -> Fact:
+    """Read a fact. Raises `msgspec.DecodeError` for what is none."""
+    return _decoder.decode(value)
