@@ -1,0 +1,194 @@
+"""Keeps one program running: starts it, waits until it answers, starts it again when it dies, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import random
+import signal
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.errors import OperatorError
+from ops.log_file import LogFile, pump
+from ops.processes import Identity, dies_with_parent
+from ops.program import Program
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+# A program that ran this long was fine; its next failure is a new one.
+STEADY_SECONDS = 60.0
+_START_SECONDS = 120.0
+
+
+class State(enum.StrEnum):
+    """What `ravand ps` shows."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Keeper:
+    """One program and the process that it is at the moment."""
+
+    def __init__(
+        self,
+        program: Program,
+        logs: Path,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        on_line: Callable[[str], None] = lambda line: None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.program = program
+        self.state = State.STARTING
+        self.identity: Identity | None = None
+        suffix = f"-{program.index}" if program.index else ""
+        self.log = LogFile(logs / f"{program.name}{suffix}.log")
+        self._say, self._on_line, self._on_change = say, on_line, on_change
+        self._process: Process | None = None
+        self._pumping: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
+        self._wanted = True
+
+    async def start(self) -> None:
+        """The first start: returns when the program answers; an error if it ends instead, or takes too long."""
+        await self.launch()
+        await self.until_running()
+        self.watch()
+
+    async def launch(self) -> None:
+        """Starts the process and does not wait for an answer."""
+        self._enter(State.STARTING)
+        self._answered.clear()
+        await self.program.prepare()
+        self._process = await asyncio.create_subprocess_exec(
+            *self.program.command(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            cwd=self.program.folder,
+            env=dict(self.program.environment()),
+            # A session of its own: the terminal's Ctrl-C reaches us alone, and we stop the others in order.
+            start_new_session=True,
+            preexec_fn=dies_with_parent(self.program.death_signal, self.program.before_exec),
+        )
+        assert self._process.stdout is not None
+        self._pumping = asyncio.create_task(pump(self._process.stdout, self.log, self._on_line))
+        self.identity = Identity.of(self._process.pid)
+        self._on_change()
+
+    async def until_running(self) -> None:
+        """Waits until it answers."""
+        assert self._process is not None
+        answers = asyncio.create_task(self.program.answers())
+        ends = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({answers, ends}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not answers.done():
+                await self._explain_no_answer(ended=ends.done())
+            await answers
+        finally:
+            for task in (answers, ends):
+                task.cancel()
+            await asyncio.gather(answers, ends, return_exceptions=True)
+        self._answered.set()
+        self._enter(State.RUNNING)
+
+    async def _explain_no_answer(self, *, ended: bool) -> None:
+        self._enter(State.FAILED)
+        if ended and self._pumping is not None:
+            await asyncio.wait({self._pumping}, timeout=1)
+        said = "\n    ".join(self.log.tail())
+        what = f"ended with status {self.status}" if ended else f"does not answer after {_START_SECONDS:.0f} s"
+        raise OperatorError(
+            f"{self.program.name} {what}. It said last:\n    {said}", f"All that it said is in {self.log.path}."
+        )
+
+    def watch(self) -> None:
+        """From now on, a process that ends is started again."""
+        self._watching = asyncio.create_task(self._restart_for_ever())
+
+    async def _restart_for_ever(self) -> None:
+        pause, clock = FIRST_PAUSE, asyncio.get_running_loop().time
+        while True:
+            started = clock()
+            assert self._process is not None
+            try:
+                if not self._answered.is_set():
+                    await self.until_running()
+                await self._process.wait()
+                reason = f"ended with status {self.status}"
+            except OperatorError as error:
+                reason = error.message
+                await self._end(hurry=True)
+            if not self._wanted:
+                return
+            pause = FIRST_PAUSE if clock() - started > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
+            await self._start_again(reason, pause)
+
+    async def _start_again(self, reason: str, pause: float) -> None:
+        self._answered.clear()
+        while True:
+            self._enter(State.FAILED)
+            # Copies that died together must not come back together.
+            wait = pause * random.uniform(0.75, 1.25)
+            self._say(f"{reason}; it is started again in {wait:.1f} s")
+            await asyncio.sleep(wait)
+            try:
+                await self.launch()
+            except (OperatorError, OSError) as error:
+                reason, pause = str(error), min(pause * 2, LONGEST_PAUSE)
+            else:
+                return
+
+    @property
+    def status(self) -> str:
+        """How the process ended, in words."""
+        code = self._process.returncode if self._process else None
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return signal.Signals(-code).name
+        return str(code)
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Ends it in good order within its grace, at once when told to hurry; returns when it is gone."""
+        self._wanted = False
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        self._enter(State.STOPPING)
+        await self._end(hurry=False, hurried=hurry)
+        self.identity = None
+        self._on_change()
+
+    async def _end(self, *, hurry: bool, hurried: asyncio.Event | None = None) -> None:
+        process = self._process
+        if process is None:
+            return
+        gone = asyncio.create_task(process.wait())
+        if not hurry and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(self.program.stop_signal)
+            told = asyncio.create_task((hurried or asyncio.Event()).wait())
+            await asyncio.wait({gone, told}, timeout=self.program.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+        if not gone.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await gone
+        if self._pumping is not None:
+            # A grandchild may hold the pipe open for a moment longer than the process lived.
+            await asyncio.wait({self._pumping}, timeout=1)
+            self._pumping.cancel()
+        self.log.close()
+
+    def _enter(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change()

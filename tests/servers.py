@@ -1,0 +1,135 @@
+"""One real broker and one real PostgreSQL for a test run, shared by its processes; a database for each test.
+
+A pytest plugin: name it in `pytest_plugins` of `tests/conftest.py`. The servers are a process of their own,
+`ops.dev_servers`, that ends when no process of the run holds the lock any more: also after a crash or a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import subprocess
+import sys
+import uuid
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Servers:
+    """How to join the pair."""
+
+    settings: Mapping[str, str]
+
+    @property
+    def kafka(self) -> dict[str, str]:
+        """The values of `RAVAND_KAFKA__*`."""
+        return {name: value for name, value in self.settings.items() if name.startswith("RAVAND_KAFKA__")}
+
+    @property
+    def admin_url(self) -> str:
+        """PostgreSQL's superuser."""
+        return self.settings["RAVAND_DATABASE_ADMIN_URL"]
+
+    def database_url(self, database: str) -> str:
+        """The services' role, in that database."""
+        return self.settings["RAVAND_DATABASE__URL"].rpartition("/")[0] + f"/{database}"
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Servers]:
+    """The pair of this run; whichever of its processes comes first starts it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base if worker_id == "master" else base.parent
+    with (folder / "servers.users").open("a") as users, (folder / "servers.starting").open("a") as starting:
+        fcntl.flock(users, fcntl.LOCK_SH)  # As long as we hold it, the servers live.
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        settings = folder / "servers.settings"
+        if not settings.exists():
+            settings.write_text(_start(folder))
+        fcntl.flock(starting, fcntl.LOCK_UN)
+        lines = settings.read_text().splitlines()
+        yield Servers(dict(line.split("=", 1) for line in lines))
+
+
+def _start(folder: Path) -> str:
+    command = [sys.executable, "-m", "ops.dev_servers", str(folder / "servers"), "--volatile"]
+    with (folder / "servers.log").open("a") as log:
+        process = subprocess.Popen(
+            [*command, "--while-locked", str(folder / "servers.users")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            cwd=Path(__file__).parent.parent,
+        )
+    assert process.stdout is not None
+    with process.stdout as said:
+        lines: list[str] = []
+        for line in said:
+            if line == "ready\n":
+                process.returncode = 0  # It outlives us if others still need it, so nobody waits for its end.
+                return "".join(lines)
+            lines.append(line)
+    process.wait()
+    pytest.fail(f"the servers did not start: {(folder / 'servers.log').read_text()}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def kafka_server(servers: Servers) -> str:
+    """The broker's `host:port`; see `kafka_settings` for the rest of what a client needs."""
+    return servers.settings["RAVAND_KAFKA__BOOTSTRAP_SERVERS"]
+
+
+@pytest.fixture(scope="session")
+def kafka_settings(servers: Servers) -> dict[str, str]:
+    """`RAVAND_KAFKA__*`, as the services are given them. The broker is shared: give topics names of their own."""
+    return servers.kafka
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix (`RAVAND_KAFKA__PREFIX`) of its own for one test's topics, on the broker that all share."""
+    return f"test-{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers: Servers) -> str:
+    """The URL of PostgreSQL's superuser."""
+    return servers.admin_url
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: str) -> str:
+    """The database that each test gets a copy of: empty. Override it with one that the migrations were run in."""
+    return "template1"
+
+
+@pytest.fixture
+def database_url(servers: Servers, database_template: str) -> Iterator[str]:
+    """A database of its own for one test, owned by the services' role."""
+    name = f"test_{uuid.uuid4().hex}"
+    _run(_execute(servers.admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{database_template}" OWNER ravand'))
+    yield servers.database_url(name)
+    _run(_execute(servers.admin_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+async def _execute(url: str, statement: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """In a thread of its own, so that the loop that pytest-asyncio set for this one stays untouched."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
