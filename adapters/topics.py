@@ -27,15 +27,17 @@ def _config(settings: KafkaSettings, topic: Topic) -> dict[str, str]:
     return {**topic.config, "min.insync.replicas": str(settings.replication_factor - 1)}
 
 
+class MissingTopics(WrongTopics):
+    """Some topics are not there yet and the others are as stated: `ravand admin init` has not run, or is running."""
+
+
 async def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing; answer their names. Raises `KafkaError`."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     try:
         existing = set(await admin.list_topics())
-        missing = [
-            topic for topic in TOPICS if topic_name(settings, topic) not in existing
-        ]
+        missing = [topic for topic in TOPICS if topic_name(settings, topic) not in existing]
         if not missing:
             return []
         answer = await admin.create_topics(
@@ -68,10 +70,7 @@ async def check_topics(settings: KafkaSettings) -> None:
     finally:
         await admin.close()
     if problems:
-        raise WrongTopics(
-            "; ".join(problems)
-            + ". `ravand admin init` creates what is missing; it changes nothing."
-        )
+        raise WrongTopics("; ".join(problems) + ". `ravand admin init` creates what is missing; it changes nothing.")
 
 
 async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> AsyncIterator[str]:
@@ -91,9 +90,7 @@ async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> Asyn
                 yield f"topic {name} has {key}={config.get(key)}, not {value}"
 
 
-async def _configs(
-    admin: AIOKafkaAdminClient, names: Iterable[str]
-) -> dict[str, dict[str, str]]:
+async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     if not resources:
         return {}
