@@ -1,0 +1,74 @@
+# Two commands are enough on a fresh machine: `make demo` and `make test`. Both make the environment first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE ?=
+unexport VIRTUAL_ENV
+
+.PHONY: help
+help: ## What can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The environment, from hash-locked requirements alone. Without pip inside, since Debian's Python may lack ensurepip.
+$(VENV)/.installed: requirements.lock requirements-dev.lock ops/bootstrap.lock pyproject.toml
+	@echo "Making the environment in $(VENV) (the first time fetches PyTorch)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-input \
+		--root-user-action=ignore --require-hashes -r ops/bootstrap.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## The environment alone.
+
+.PHONY: demo
+demo: install ## Trains a model on an uploaded file, live, through Kafka.
+	@$(BIN)/ravand demo
+
+.PHONY: test
+test: lint types imports ## Lint, types, import contracts, and all tests on a real Kafka and PostgreSQL.
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
+
+.PHONY: lint
+lint: install
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+.PHONY: types
+types: install
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: install
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+.PHONY: format
+format: install ## Formats the code.
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: schemas
+schemas: install ## Writes the published JSON Schemas.
+	@$(BIN)/python -m schemas
+
+.PHONY: bench
+bench: install ## Measures on real processes and writes docs/performance.md.
+	@$(BIN)/python -m bench
+
+.PHONY: lock
+lock: install ## Resolves the dependencies anew, with hashes.
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		--upgrade pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		--group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --custom-compile-command "make lock" ops/bootstrap.in -o ops/bootstrap.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		-c requirements-dev.lock ops/image-build.in -o ops/image-build.lock
+
+.PHONY: clean
+clean: ## Removes the environment and caches; state folders stay.
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
