@@ -34,9 +34,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 class Murmur2Partitioner:
     """The same for the producer, over all partitions: one that is unavailable is waited for, never avoided."""
 
-    def __call__(
-        self, key: bytes | None, all_partitions: list[int], available: list[int]
-    ) -> int:
+    def __call__(self, key: bytes | None, all_partitions: list[int], available: list[int]) -> int:
         if key is None:
             raise ValueError("every record has a key")
         return all_partitions[partition_of(key, len(all_partitions))]
@@ -58,9 +56,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": password.get_secret_value() if password else None,
         }
     if settings.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(
-            cafile=str(settings.ssl_cafile) if settings.ssl_cafile else None
-        )
+        context = ssl.create_default_context(cafile=str(settings.ssl_cafile) if settings.ssl_cafile else None)
         if settings.ssl_certfile:
             context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         options["ssl_context"] = context
@@ -72,9 +68,7 @@ def topic_name(settings: KafkaSettings, topic: Topic) -> str:
     return settings.prefix + topic.name
 
 
-def producer(
-    settings: KafkaSettings, *, linger_ms: int = 0, **overrides: Any
-) -> AIOKafkaProducer:
+def producer(settings: KafkaSettings, *, linger_ms: int = 0, **overrides: Any) -> AIOKafkaProducer:
     """An idempotent producer, not yet started."""
     options: dict[str, Any] = {
         **client_options(settings),
@@ -82,7 +76,7 @@ def producer(
         "enable_idempotence": True,
         "linger_ms": linger_ms,
         "max_batch_size": 256 * 1024,
-        "max_request_size": 1024 * 1024,
+        "max_request_size": 8 * 1024 * 1024,
         "partitioner": Murmur2Partitioner(),
         **overrides,
     }
@@ -126,9 +120,7 @@ class Appender:
         """
         try:
             async with asyncio.timeout(self._deadline):
-                sent = await self._producer.send(
-                    topic, value, key=key, partition=partition, headers=list(headers)
-                )
+                sent = await self._producer.send(topic, value, key=key, partition=partition, headers=list(headers))
                 # The batch goes on by itself if we stop waiting; shielding keeps our timeout from cancelling its future.
                 await asyncio.shield(sent)
         except (TimeoutError, KafkaError) as error:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-Metrics = Mapping[str, float]
+MetricName = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Metrics = Annotated[Mapping[MetricName, float], msgspec.Meta(max_length=256)]
+"""Finite numbers by name. Bounded, since a job's row in its table repeats them with each of its newest checkpoints."""
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """A count that every JSON reader and a bigint can hold."""
 Ordinal = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -19,6 +21,10 @@ Ordinal = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+Sha256 = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 LossReason = Literal[
     "lease_expired",
     "released",
@@ -40,10 +46,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class DatasetRef(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable dataset version, with all that a worker needs to read it."""
 
-    id: str
-    uri: str
-    sha256: str
-    format: str
+    id: Id
+    uri: Uri
+    sha256: Sha256
+    format: Name
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,24 +58,24 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Ordinal
     epoch: Epoch
     step: Natural
-    uri: str
-    sha256: str
+    uri: Uri
+    sha256: Sha256
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of a model version in the object store."""
 
     name: Name
-    uri: str
-    sha256: str
+    uri: Uri
+    sha256: Sha256
     bytes: Natural
 
 
 class ObjectRef(msgspec.Struct, frozen=True, kw_only=True):
     """An object that a record refers to instead of carrying it: profiles, log excerpts, exception texts."""
 
-    uri: str
-    sha256: str
+    uri: Uri
+    sha256: Sha256
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------
@@ -81,9 +87,9 @@ class DatasetRegistered(Event, frozen=True, kw_only=True):
     is_request: ClassVar[bool] = True
 
     name: Name
-    uri: str
-    sha256: str
-    format: str
+    uri: Uri
+    sha256: Sha256
+    format: Name
     bytes: Natural
     rows: Natural
     profile: ObjectRef
@@ -165,7 +171,7 @@ class EpochCompleted(AttemptEvent, frozen=True, kw_only=True):
 
     epoch: Epoch
     metrics: Metrics
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """How long the epoch took, for ETA; a measurement."""
 
 
@@ -174,8 +180,8 @@ class CheckpointSaved(AttemptEvent, frozen=True, kw_only=True):
 
     epoch: Epoch
     step: Natural
-    uri: str
-    sha256: str
+    uri: Uri
+    sha256: Sha256
     best: bool = False
     """Whether it is the best so far by the recipe's own measure; the worker keeps it longer."""
 
@@ -228,7 +234,7 @@ class JobFailed(AttemptEvent, frozen=True, kw_only=True):
 
     code: Name
     """Stable: `exception`, `unusable_data`, `diverged`, ..."""
-    exception: str | None = None
+    exception: Name | None = None
     """The exception's type name; its text may quote data and stays in the object `log`."""
     log: ObjectRef | None = None
 

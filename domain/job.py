@@ -150,7 +150,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Checkpoints of attempts up to this one were dropped by a fresh retry."""
     saved_steps: tuple[int, ...] = ()
     """Steps saved at the current attempt and epoch."""
+    has_saved: bool = False
+    """Whether the last attempt has an effective checkpoint."""
     origins: tuple[Origin, ...] = ()
+    """Of the last attempt, and of those before it that a claim can still lead back to."""
     losses: int = 0
     setbacks: int = 0
     """Losses and releases since the last effective checkpoint; the backoff grows with it."""
@@ -224,9 +227,7 @@ def admit(
                 return Refusal.UNKNOWN_CHECKPOINT
             return None
         case JobStopped() | JobPaused() | AttemptLost() | JobFailed():
-            return (
-                None if job.is_held_by(event.worker, event.attempt) else Refusal.FENCED
-            )
+            return None if job.is_held_by(event.worker, event.attempt) else Refusal.FENCED
         case ModelRegistered() | JobCompleted():
             if not job.is_held_by(event.worker, event.attempt):
                 return Refusal.FENCED
@@ -236,32 +237,18 @@ def admit(
                 return Refusal.ALREADY_OVER
             return Refusal.ALREADY_STOPPING if job.status is Status.STOPPING else None
         case JobPauseRequested():
-            return (
-                None
-                if job.status in (Status.QUEUED, Status.RUNNING)
-                else Refusal.NOT_PAUSABLE
-            )
+            return None if job.status in (Status.QUEUED, Status.RUNNING) else Refusal.NOT_PAUSABLE
         case JobResumed():
-            return (
-                None
-                if job.status in (Status.PAUSED, Status.PAUSING)
-                else Refusal.NOT_PAUSED
-            )
+            return None if job.status in (Status.PAUSED, Status.PAUSING) else Refusal.NOT_PAUSED
         case JobRetried():
-            return (
-                None
-                if job.status in (Status.FAILED, Status.STOPPED)
-                else Refusal.NOT_RETRIABLE
-            )
+            return None if job.status in (Status.FAILED, Status.STOPPED) else Refusal.NOT_RETRIABLE
         case PriorityChanged():
             return Refusal.ALREADY_OVER if job.is_over else None
         case _:
             assert_never(event)
 
 
-def request(
-    event: JobRequested, *, job_id: str, actor: str, at: int, version: int
-) -> Job:
+def request(event: JobRequested, *, job_id: str, actor: str, at: int, version: int) -> Job:
     """The job that an effective `JobRequested` brings about."""
     return Job(
         id=job_id,
@@ -284,9 +271,7 @@ def request(
     )
 
 
-def evolve(
-    job: Job, event: JobEvent, *, at: int, version: int, model_number: int = 0
-) -> Job:
+def evolve(job: Job, event: JobEvent, *, at: int, version: int, model_number: int = 0) -> Job:
     """The job after an effective event. `model_number` is the next version of the model that a `ModelRegistered` names."""
     match event:
         case EpochCompleted():
@@ -301,13 +286,12 @@ def evolve(
                 updated_at=at,
             )
         case CheckpointSaved():
-            saved = SavedCheckpoint(
-                checkpoint=event.checkpoint(), metrics=job.metrics, best=event.best
-            )
+            saved = SavedCheckpoint(checkpoint=event.checkpoint(), metrics=job.metrics, best=event.best)
             return replace(
                 job,
                 checkpoints=(*job.checkpoints, saved)[-NEWEST_CHECKPOINTS:],
                 saved_steps=(*job.saved_steps, event.step),
+                has_saved=True,
                 losses=0,
                 setbacks=0,
                 version=version,
@@ -346,16 +330,10 @@ def _evolve_rarely(job: Job, event: JobEvent, at: int, model_number: int) -> Job
                 job,
                 Status.FAILED,
                 at,
-                error=JobError(
-                    code=event.code, exception=event.exception, log=event.log
-                ),
+                error=JobError(code=event.code, exception=event.exception, log=event.log),
             )
         case JobStopRequested():
-            return (
-                replace(job, status=Status.STOPPING)
-                if job.worker
-                else _over(job, Status.STOPPED, at)
-            )
+            return replace(job, status=Status.STOPPING) if job.worker else _over(job, Status.STOPPED, at)
         case JobPauseRequested():
             return replace(job, status=Status.PAUSING if job.worker else Status.PAUSED)
         case JobResumed():
@@ -372,14 +350,10 @@ def _evolve_rarely(job: Job, event: JobEvent, at: int, model_number: int) -> Job
 
 def _started(job: Job, event: AttemptStarted, at: int) -> Job:
     start = event.checkpoint
-    origin = (
-        Origin(event.attempt, start.attempt, start.epoch)
-        if start
-        else Origin(event.attempt, 0, 0)
-    )
-    reached = next(
-        (saved.metrics for saved in job.checkpoints if saved.checkpoint == start), {}
-    )
+    origin = Origin(event.attempt, start.attempt, start.epoch) if start else Origin(event.attempt, 0, 0)
+    # Nobody can start from an attempt that saved nothing, so a job that is handed back for months does not grow.
+    ancestors = job.origins if job.has_saved else job.origins[:-1]
+    reached = next((saved.metrics for saved in job.checkpoints if saved.checkpoint == start), {})
     return replace(
         job,
         status=Status.RUNNING,
@@ -389,7 +363,8 @@ def _started(job: Job, event: AttemptStarted, at: int) -> Job:
         metrics=reached,
         epoch_seconds=None,
         saved_steps=(),
-        origins=(*job.origins, origin),
+        has_saved=False,
+        origins=(*ancestors, origin),
         started_at=at,
         loss=None,
     )
@@ -420,14 +395,8 @@ def _attempt_lost(job: Job, event: AttemptLost, at: int) -> Job:
         checkpoints=kept,
         loss=event.reason,
     )
-    if (
-        job.wanted is None
-        and losses >= job.spec.max_losses
-        and event.reason != "released"
-    ):
-        return _over(
-            lost, Status.FAILED, at, error=JobError(code=event.reason, log=event.log)
-        )
+    if job.wanted is None and losses >= job.spec.max_losses and event.reason != "released":
+        return _over(lost, Status.FAILED, at, error=JobError(code=event.reason, log=event.log))
     return _attempt_ended(lost, at)
 
 
@@ -445,7 +414,14 @@ def _retried(job: Job, event: JobRetried) -> Job:
     if not event.fresh:
         return queued
     return replace(
-        queued, checkpoints=(), dropped_through=job.attempt, epoch=0, metrics={}
+        queued,
+        checkpoints=(),
+        dropped_through=job.attempt,
+        has_saved=False,
+        origins=(),
+        epoch=0,
+        metrics={},
+        epoch_seconds=None,
     )
 
 

@@ -26,7 +26,5 @@ def admit(current: int, event: RulesActivated) -> Refusal | None:
     if event.rules != current + 1:
         return Refusal.RULES_OUT_OF_ORDER
     if event.rules > KNOWN_RULES:
-        raise NewerRules(
-            f"rule set {event.rules} comes into force; this build knows up to {KNOWN_RULES}"
-        )
+        raise NewerRules(f"rule set {event.rules} comes into force; this build knows up to {KNOWN_RULES}")
     return None

@@ -124,10 +124,7 @@ def needs(id: str, subject: str, event: Event) -> Needs:
             return Needs(series=event.name, dataset=subject, request=request)
         case ModelRegistered():
             return Needs(job=subject, model=event.model)
-        case (
-            AttemptStarted(checkpoint=Checkpoint() as named)
-            | AttemptLost(checkpoint=Checkpoint() as named)
-        ):
+        case AttemptStarted(checkpoint=Checkpoint() as named) | AttemptLost(checkpoint=Checkpoint() as named):
             return Needs(
                 job=subject,
                 checkpoint=(subject, named.attempt, named.epoch, named.step),
@@ -138,13 +135,11 @@ def needs(id: str, subject: str, event: Event) -> Needs:
             return Needs(job=subject, request=request)
 
 
-def judge(
-    workspace: Workspace, *, id: str, subject: str, actor: str, event: Event, at: int
-) -> Effect | Refusal:
+def judge(workspace: Workspace, *, id: str, subject: str, actor: str, event: Event, at: int) -> Effect | Refusal:
     """The verdict on one record after all before it; an effective one has changed `workspace` when this returns.
 
-    `at` is the broker's timestamp in milliseconds. `RulesActivated` is a matter of the partition, not judged here. Raises
-    nothing: an exception from here is a bug, never a verdict.
+    `at` is the broker's timestamp in milliseconds. `RulesActivated` is a matter of the partition (`domain.rules`): in a
+    workspace it is misrouted. Raises nothing: an exception from here is a bug, never a verdict.
     """
     if event.is_request:
         if id in workspace.requests:
@@ -157,23 +152,19 @@ def judge(
             return Refusal.MISROUTED
         case JobRequested():
             exists = workspace.datasets.get(event.dataset.id) is not None
-            refusal = jobs.admit(
-                workspace.jobs.get(subject), event, dataset_exists=exists
-            )
+            refusal = jobs.admit(workspace.jobs.get(subject), event, dataset_exists=exists)
             if refusal is not None:
                 return refusal
             workspace.version += 1
-            job = jobs.request(
-                event, job_id=subject, actor=actor, at=at, version=workspace.version
-            )
+            job = jobs.request(event, job_id=subject, actor=actor, at=at, version=workspace.version)
             workspace.jobs[subject] = job
             return Effect(version=workspace.version, job=job)
+        case RulesActivated():
+            return Refusal.MISROUTED
     return _judge_job(workspace, subject, event, at)
 
 
-def _judge_job(
-    workspace: Workspace, subject: str, event: Event, at: int
-) -> Effect | Refusal:
+def _judge_job(workspace: Workspace, subject: str, event: Event, at: int) -> Effect | Refusal:
     before = workspace.jobs.get(subject)
     named = None
     if isinstance(event, AttemptStarted) and event.checkpoint is not None:
@@ -189,15 +180,11 @@ def _judge_job(
             return _register_model(workspace, before, event, at)
         case CheckpointSaved():
             checkpoint = event.checkpoint()
-            workspace.checkpoints[(subject, event.attempt, event.epoch, event.step)] = (
-                checkpoint
-            )
+            workspace.checkpoints[(subject, event.attempt, event.epoch, event.step)] = checkpoint
             job = jobs.evolve(before, event, at=at, version=version)
             workspace.jobs[subject] = job
             return Effect(version=version, job=job, checkpoint=checkpoint)
-        case AttemptLost(
-            reason="checkpoint_unreadable", checkpoint=Checkpoint() as struck
-        ):
+        case AttemptLost(reason="checkpoint_unreadable", checkpoint=Checkpoint() as struck):
             job = jobs.evolve(before, event, at=at, version=version)
             workspace.jobs[subject] = job
             key = (subject, struck.attempt, struck.epoch, struck.step)
@@ -244,14 +231,10 @@ def _register_dataset(
     return Effect(version=workspace.version, dataset=dataset)
 
 
-def _register_model(
-    workspace: Workspace, before: Job, event: ModelRegistered, at: int
-) -> Effect:
+def _register_model(workspace: Workspace, before: Job, event: ModelRegistered, at: int) -> Effect:
     number = workspace.models.get(event.model, 0) + 1
     workspace.models[event.model] = number
-    job = jobs.evolve(
-        before, event, at=at, version=workspace.version, model_number=number
-    )
+    job = jobs.evolve(before, event, at=at, version=workspace.version, model_number=number)
     workspace.jobs[before.id] = job
     model = Model(
         name=event.model,
@@ -261,7 +244,7 @@ def _register_model(
         dataset_id=before.spec.dataset.id,
         recipe=before.spec.recipe,
         files=event.files,
-        metrics=dict(event.metrics),
+        metrics=dict(event.metrics or before.metrics),
         registered_at=at,
         version=workspace.version,
     )

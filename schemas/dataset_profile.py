@@ -7,9 +7,7 @@ from typing import Literal
 import msgspec
 
 DatasetFormat = Literal["csv", "parquet", "npz", "images"]
-ColumnType = Literal[
-    "integer", "number", "boolean", "text", "datetime", "array", "image"
-]
+ColumnType = Literal["integer", "number", "boolean", "text", "datetime", "array", "image"]
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):

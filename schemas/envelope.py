@@ -1,7 +1,9 @@
 """The record on the wire: a CloudEvents 1.0 structured JSON document with one event in `data`.
 
 Decoded once, by a msgspec union tagged on `type`. Bytes of an older schema version, and bytes that do not fit, take the
-slow path, where upcasters apply. Specification: CloudEvents 1.0.2, JSON event format.
+slow path, where upcasters apply. Bytes that differ from what our own encoder makes of them (unknown members, other
+white space) are read a second time, generically, so that what takes effect can be read by everybody, whole.
+Specification: CloudEvents 1.0.2, JSON event format.
 """
 
 from __future__ import annotations
@@ -12,33 +14,32 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from domain.events import EVENTS, Event
+from domain.events import EVENTS, Event, Id, JobRequested
+from schemas.readable import Unreadable, refuse_unreadable
 from schemas.upcast import upcast
 
 PREFIX = "ravand."
 MAX_RECORD_BYTES = 256 * 1024
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
-class Envelope(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True
-):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """Who said what about which subject in which workspace. The subclasses, one an event type, narrow `data`."""
 
     specversion: Literal["1.0"]
     id: Id
-    source: Id
+    source: Text
     subject: Id
-    time: str
-    dataschema: str
+    time: Text
+    dataschema: Text
     workspace: Id
     actor: Id
     data: Event
-    correlationid: str | None = None
-    causationid: str | None = None
-    traceparent: str | None = None
-    requesthash: str | None = None
+    correlationid: Text | None = None
+    causationid: Text | None = None
+    traceparent: Text | None = None
+    requesthash: Text | None = None
     """SHA-256 of the request's body: the same Idempotency-Key with another body is told apart by it."""
 
 
@@ -59,15 +60,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     specversion: Literal["1.0"]
     id: Id
-    type: str
-    source: Id
+    type: Text
+    source: Text
     subject: Id
-    time: str
-    dataschema: str
+    time: Text
+    dataschema: Text
     workspace: Id
     actor: Id
     data: msgspec.Raw
-    requesthash: str | None = None
+    requesthash: Text | None = None
 
 
 def type_name(event: type[Event]) -> str:
@@ -93,15 +94,11 @@ def _envelope_for(event: type[Event]) -> type[Envelope]:
     return cast(type[Envelope], made)
 
 
-RECORDS: dict[type[Event], type[Envelope]] = {
-    event: _envelope_for(event) for event in EVENTS
-}
+RECORDS: dict[type[Event], type[Envelope]] = {event: _envelope_for(event) for event in EVENTS}
 BY_TYPE: dict[str, type[Event]] = {type_name(event): event for event in EVENTS}
 _SCHEMAS: dict[type[Event], str] = {event: schema_of(event) for event in EVENTS}
 
-_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-    functools.reduce(operator.or_, RECORDS.values())
-)
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(functools.reduce(operator.or_, RECORDS.values()))
 _header_decoder = msgspec.json.Decoder(Header)
 _encoder = msgspec.json.Encoder()
 
@@ -139,9 +136,18 @@ def record(
     )
 
 
+class UnwritableRecord(ValueError):
+    """A writer's own mistake: nobody could decode the bytes of this record (too large, NaN, a field out of range)."""
+
+
 def encode(envelope: Envelope) -> bytes:
-    """The record's value as it goes to Kafka."""
-    return _encoder.encode(envelope)
+    """The record's value as it goes to Kafka. Raises `UnwritableRecord` rather than write what `decode` refuses."""
+    value = _encoder.encode(envelope)
+    try:
+        decode(value)
+    except UndecodableRecord as error:
+        raise UnwritableRecord(f"{type(envelope.data).__name__}: {error}") from None
+    return value
 
 
 def headers(envelope: Envelope) -> list[tuple[str, bytes]]:
@@ -156,30 +162,32 @@ def decode(value: bytes | None) -> Envelope:
     """The record in `value`, of the newest schema version.
 
     Raises `UnknownType` for a well-formed record of a type unknown here and `UndecodableRecord` for anything else that
-    cannot be read, NUL characters included (no text column holds them).
+    cannot be read (`schemas.readable` says what every reader must be able to). The outcome depends on the bytes alone.
     """
     if not value:
         raise UndecodableRecord("no value")
     if len(value) > MAX_RECORD_BYTES:
-        raise UndecodableRecord(
-            f"{len(value)} bytes; a record has at most {MAX_RECORD_BYTES}"
-        )
+        raise UndecodableRecord(f"{len(value)} bytes; a record has at most {MAX_RECORD_BYTES}")
     try:
         envelope: Envelope = _decoder.decode(value)
+        as_written = _encoder.encode(envelope) == value
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return _decode_slowly(value, error)
-    if envelope.dataschema != _SCHEMAS[type(envelope.data)]:
+    kind = type(envelope.data)
+    if envelope.dataschema != _SCHEMAS[kind]:
         return _decode_slowly(value, None)
-    if b"\\u0000" in value:
-        _refuse_nul(value)
+    if not as_written or kind is JobRequested or b"\\" in value:
+        try:
+            refuse_unreadable(value)
+        except Unreadable as error:
+            raise UndecodableRecord(str(error)) from None
     return envelope
 
 
 def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:
     try:
+        refuse_unreadable(value)
         header = _header_decoder.decode(value)
-        if b"\\u0000" in value:
-            _refuse_nul(value)
         kind = BY_TYPE.get(header.type)
         if kind is None:
             raise UnknownType(header)
@@ -214,29 +222,6 @@ def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:
 
 def _schema_version(dataschema: str, kind: type[Event]) -> int:
     name, _, version = dataschema.rpartition(":")
-    if (
-        name != f"urn:ravand:schemas:{kind.__name__}"
-        or not version.isdecimal()
-        or len(version) > 6
-    ):
-        raise UndecodableRecord(
-            f"dataschema {dataschema[:100]!r} does not belong to {kind.__name__}"
-        )
+    if name != f"urn:ravand:schemas:{kind.__name__}" or not version.isdecimal() or len(version) > 6:
+        raise UndecodableRecord(f"dataschema {dataschema[:100]!r} does not belong to {kind.__name__}")
     return int(version)
-
-
-def _refuse_nul(value: bytes) -> None:
-    # The escape may itself be escaped (a backslash before it), so look at the decoded text.
-    def has_nul(node: Any) -> bool:
-        match node:
-            case str():
-                return "\0" in node
-            case dict():
-                return any(has_nul(k) or has_nul(v) for k, v in node.items())
-            case list():
-                return any(map(has_nul, node))
-            case _:
-                return False
-
-    if has_nul(msgspec.json.decode(value)):
-        raise UndecodableRecord("NUL character in text")

@@ -34,9 +34,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Fact)
 
 
-def splice(
-    value: bytes, *, version: int, previous: int, at: int, job: JobView | None
-) -> bytes:
+def splice(value: bytes, *, version: int, previous: int, at: int, job: JobView | None) -> bytes:
     """The fact of an effective record."""
     tail = b',"version":%d,"previous":%d,"at":%d' % (version, previous, at)
     if job is not None:

@@ -49,12 +49,10 @@ def view(job: Job) -> JobView:
         message=message(job),
         loss=job.metrics.get("loss"),
         metrics=job.metrics,
-        model=ModelRef(name=job.model.name, number=job.model.number)
-        if job.model
-        else None,
+        model=ModelRef(name=job.model.name, number=job.model.number) if job.model else None,
         error=job.error.code if job.error else None,
         eta_seconds=(
-            round((epochs - job.epoch) * job.epoch_seconds, 1)
+            round(max(0, epochs - job.epoch) * job.epoch_seconds, 1)
             if job.epoch_seconds and job.status is Status.RUNNING
             else None
         ),

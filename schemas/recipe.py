@@ -40,6 +40,4 @@ class RecipeSpec:
     train: str
     predict: str
     """Dotted name `package.module:function` that predicts from a model file without any server."""
-    check: Callable[[Any, DatasetProfile], Sequence[ParameterProblem]] = field(
-        default=lambda _parameters, _profile: ()
-    )
+    check: Callable[[Any, DatasetProfile], Sequence[ParameterProblem]] = field(default=lambda _parameters, _profile: ())

@@ -17,6 +17,8 @@ class Topic:
 
 
 _FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+_MAX_VALUE = 8 * 1024 * 1024
+"""Of the topics whose values are made from a record: a job's row repeats metrics, a dead letter carries what was refused."""
 _COMMON = {"message.timestamp.type": "LogAppendTime"}
 _TABLE = {
     "cleanup.policy": "compact",
@@ -24,15 +26,13 @@ _TABLE = {
     "segment.ms": str(DAY_MS),
 }
 
-EVENTS = Topic(
-    "events", 12, {**_COMMON, **_FOREVER, "max.message.bytes": str(1024 * 1024)}
-)
+EVENTS = Topic("events", 12, {**_COMMON, **_FOREVER, "max.message.bytes": str(1024 * 1024)})
 FACTS = Topic(
     "facts",
     12,
     {**_COMMON, "cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
 )
-JOBS = Topic("jobs", 12, {**_COMMON, **_TABLE})
+JOBS = Topic("jobs", 12, {**_COMMON, **_TABLE, "max.message.bytes": str(_MAX_VALUE)})
 DEPLOYMENTS = Topic("deployments", 3, {**_COMMON, **_TABLE})
 TELEMETRY = Topic(
     "telemetry",
@@ -50,7 +50,7 @@ HEARTBEATS = Topic(
         "segment.ms": str(3600 * 1000),
     },
 )
-DEADLETTER = Topic("deadletter", 3, {**_COMMON, **_FOREVER})
+DEADLETTER = Topic("deadletter", 3, {**_COMMON, **_FOREVER, "max.message.bytes": str(_MAX_VALUE)})
 
 TOPICS: tuple[Topic, ...] = (
     EVENTS,
