@@ -1,0 +1,148 @@
+"""Log lines: one event a line, readable on a terminal, JSON elsewhere, and never with a secret in them.
+
+Everything goes to standard error, so that what a command prints on standard output stays clean. The standard library's
+loggers (uvicorn, aiokafka, asyncpg) pass through the same chain, so they look alike and are scrubbed alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+    from adapters.settings import Settings
+
+HIDDEN = "[hidden]"
+_SECRET_NAMES = re.compile(
+    r"password|passwd|secret|token|ticket|authorization|cookie|credential|api_?key|private_?key", re.IGNORECASE
+)
+_SECRET_TEXTS = re.compile(
+    r"""
+      eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*                              # a JSON Web Token
+    | (?<=://)[^\s/:@]*:[^\s/@]+(?=@)                              # user:password@ of a URL
+    | (?<=[Bb]earer\ )[^\s"',;]+
+    | (?<=ticket=)[^\s"'&]+ | (?<=token=)[^\s"'&]+ | (?<=password=)[^\s"'&]+
+    | \$argon2id?\$[^\s"']+
+    """,
+    re.VERBOSE,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_DEEPEST = 6
+_NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn.error", "websockets", "faststream")
+"""Libraries that say at INFO what nobody who runs the platform needs to read."""
+
+
+def scrub_text(text: str) -> str:
+    """The text without tokens, passwords in URLs and tickets, and without control characters that fool a terminal."""
+    cleaned = _SECRET_TEXTS.sub(HIDDEN, text)
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", cleaned)
+
+
+def scrub(value: Any, depth: int = 0) -> Any:
+    """The same for whatever a log line holds: values under telling names are hidden, texts are cleaned."""
+    match value:
+        case str():
+            return scrub_text(value)
+        case bytes():
+            return scrub_text(value.decode(errors="replace"))
+        case None | bool() | int() | float():
+            return value
+        case _ if depth > _DEEPEST:
+            return "…"
+        case Mapping():
+            return {
+                str(name): HIDDEN if _SECRET_NAMES.search(str(name)) and held else scrub(held, depth + 1)
+                for name, held in value.items()
+            }
+        case list() | tuple() | set() | frozenset():
+            return [scrub(held, depth + 1) for held in value]
+        case _:
+            return scrub_text(str(value))
+
+
+def _scrubbing(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    kept = line.pop("exc_info", None)
+    cleaned: dict[str, Any] = scrub(line)
+    if kept is not None:
+        cleaned["exc_info"] = kept
+    return cleaned
+
+
+def _scrubbed_exception(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """The traceback as text, after which it can be cleaned line by line."""
+    line = structlog.processors.format_exc_info(_logger, _method, line)
+    text = line.get("exception")
+    if isinstance(text, str):
+        line["exception"] = "\n".join(map(scrub_text, text.splitlines()))
+    return line
+
+
+def configure(settings: Settings, service: str) -> None:
+    """Set up logging of this process, once, in its entry point. `service` stands in every line."""
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+
+    def name_service(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        line.setdefault("service", service)
+        return line
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        name_service,
+        structlog.processors.TimeStamper(fmt="iso", utc=True)
+        if as_json
+        else structlog.processors.TimeStamper("%H:%M:%S"),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _scrubbing,
+            _scrubbed_exception,
+            *_renderers(as_json),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def _renderers(as_json: bool) -> list[Processor]:
+    if as_json:
+        return [_telling_first, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    return [
+        _service_first,
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=32, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+
+
+def _telling_first(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    first = {"timestamp": line.pop("timestamp"), "level": line.pop("level"), "service": line.pop("service")}
+    return {**first, "message": line.pop("event"), **line}
+
+
+def _service_first(_logger: WrappedLogger, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """On a terminal the service stands before what happened, where the eye looks for it."""
+    line["event"] = f"{line.pop('service'):<10} {line.get('event', '')}"
+    return line
