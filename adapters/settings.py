@@ -6,28 +6,39 @@ A process reads its settings once, in its entry point, and hands the parts to wh
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT_SECRET = "development-secret-never-for-production-0123456789"  # noqa: S105 — refused in production, below.
 
 
-class KafkaSettings(BaseModel):
+class Part(BaseModel):
+    """A group of settings; the docstrings of its fields are their documentation."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class KafkaSettings(Part):
     """How to reach the cluster that keeps the log."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = (
-        "PLAINTEXT"
-    )
+    """`host:port`, several separated by commas."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How connections are protected."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How the password is proven, with a SASL protocol."""
     sasl_username: str | None = None
+    """User of the cluster."""
     sasl_password: SecretStr | None = None
+    """Password of that user."""
     ssl_cafile: Path | None = None
     """Certificate authority of the brokers; the system's own when not given."""
     ssl_certfile: Path | None = None
+    """Client certificate, where the brokers ask for one."""
     ssl_keyfile: Path | None = None
+    """Its key."""
     prefix: str = Field("ravand.", pattern=r"^[a-zA-Z0-9._-]{0,80}$")
     """Prefix of every topic name."""
     replication_factor: int = Field(1, ge=1, le=9)
@@ -36,38 +47,46 @@ class KafkaSettings(BaseModel):
     """After this long an append without an acknowledgement is answered as unknown."""
 
 
-class DatabaseSettings(BaseModel):
+class DatabaseSettings(Part):
     """How to reach PostgreSQL."""
 
     url: SecretStr = SecretStr("postgresql://ravand@127.0.0.1:5432/ravand")
+    """`postgresql://user:password@host:port/database`."""
     pool_size: int = Field(8, ge=1, le=200)
+    """Connections that one process may hold."""
     statement_timeout_seconds: float = Field(10.0, gt=0)
+    """After this long a statement is given up."""
 
 
-class StoreSettings(BaseModel):
+class StoreSettings(Part):
     """Where datasets, checkpoints and models are kept."""
 
     url: str = "file:///var/lib/ravand/objects"
     """`file:///folder`, or an object store's URL (`s3://bucket/prefix`); credentials from its usual environment."""
 
 
-class DatasetSettings(BaseModel):
+class DatasetSettings(Part):
     """What may be uploaded."""
 
     max_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    """Largest file that may be uploaded."""
     max_unpack_ratio: int = Field(100, ge=1)
+    """An archive may unpack to this many times its size."""
     profile_timeout_seconds: float = Field(120.0, gt=0)
+    """How long reading an uploaded file may take."""
 
 
-class AuthSettings(BaseModel):
+class AuthSettings(Part):
     """Accounts, tokens, and who may open a socket."""
 
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     """Signs tokens; at least 32 bytes. Production refuses to start on the default."""
     token_hours: float = Field(24.0, gt=0)
+    """How long a login lasts."""
     origins: tuple[str, ...] = ()
     """Origins of web pages that may open sockets and call the API, beside the server's own."""
     failed_logins_per_minute: int = Field(10, ge=1)
+    """For one e-mail; after that logins for it are refused with 429."""
 
     @model_validator(mode="after")
     def _long_enough(self) -> AuthSettings:
@@ -76,21 +95,24 @@ class AuthSettings(BaseModel):
         return self
 
 
-class ApiSettings(BaseModel):
+class ApiSettings(Part):
     """Where the API listens and how long it waits."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on."""
     verdict_deadline_seconds: float = Field(5.0, gt=0)
     """After this long an appended request without a verdict is answered 202 pending."""
     version_deadline_seconds: float = Field(5.0, gt=0)
     """How long a read waits for `?after=`."""
     max_body_bytes: int = Field(1024 * 1024, ge=1)
+    """Largest JSON body."""
     socket_queue_bytes: int = Field(1024 * 1024, ge=1024)
     """What may wait for one slow socket before it is closed."""
 
 
-class WorkerSettings(BaseModel):
+class WorkerSettings(Part):
     """How a worker works."""
 
     lease_seconds: float = Field(10.0, gt=0)
@@ -103,28 +125,28 @@ class WorkerSettings(BaseModel):
     """CPU threads of the training child."""
 
 
-class JobSettings(BaseModel):
+class JobSettings(Part):
     """Defaults that the API writes into each `JobRequested`."""
 
     max_losses: int = Field(3, ge=1, le=1000)
+    """A job that lost this many attempts in a row, without a new checkpoint between them, fails."""
 
 
 class Settings(BaseSettings):
     """All of them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RAVAND_", env_nested_delimiter="__", extra="ignore"
+        env_prefix="RAVAND_", env_nested_delimiter="__", extra="ignore", use_attribute_docstrings=True
     )
 
     environment: Literal["development", "staging", "production"] = "development"
+    """Production refuses to start on default secrets."""
     log_format: Literal["auto", "json", "console"] = "auto"
+    """Of log lines: JSON, readable, or whichever fits where they go."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    state: Annotated[
-        Path | None,
-        Field(
-            description="The state folder of `ravand up`, in the processes it starts."
-        ),
-    ] = None
+    """The least important lines that are written."""
+    state: Path | None = None
+    """The state folder of `ravand up`, in the processes that it starts."""
     kafka: KafkaSettings = KafkaSettings()
     database: DatabaseSettings = DatabaseSettings()
     store: StoreSettings = StoreSettings()
@@ -136,11 +158,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_default_secret_in_production(self) -> Settings:
-        if (
-            self.environment == "production"
-            and self.auth.secret.get_secret_value() == DEVELOPMENT_SECRET
-        ):
-            raise ValueError(
-                "RAVAND_AUTH__SECRET is not set: production does not start on the development secret"
-            )
+        if self.environment == "production" and self.auth.secret.get_secret_value() == DEVELOPMENT_SECRET:
+            raise ValueError("RAVAND_AUTH__SECRET is not set: production does not start on the development secret")
         return self
