@@ -53,7 +53,7 @@ class Prepared(Message, frozen=True, kw_only=True):
 
 
 class StepMeasured(Message, frozen=True, kw_only=True):
-    """Telemetry of a step that logs: latest wins, may be dropped."""
+    """Telemetry of a step that logs: latest wins, may be dropped. Steps count from the beginning of the job."""
 
     epoch: int
     step: int
@@ -111,13 +111,4 @@ class Failed(Message, frozen=True, kw_only=True):
 
 
 ToChild = Train | Go | Leave
-ToWorker = (
-    Prepared
-    | StepMeasured
-    | Logged
-    | EpochDone
-    | CheckpointWritten
-    | ModelWritten
-    | Left
-    | Failed
-)
+ToWorker = Prepared | StepMeasured | Logged | EpochDone | CheckpointWritten | ModelWritten | Left | Failed

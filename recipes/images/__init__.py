@@ -1,0 +1,1 @@
+"""Learns what an image shows."""

@@ -1,0 +1,1 @@
+"""Learns a column of a table from the others."""
