@@ -1,0 +1,122 @@
+"""A producer that does not give up: what is appended is repeated, the same bytes, until the log acknowledges it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from adapters import kafka
+from adapters.settings import KafkaSettings
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+CLOSE_SECONDS = 2.0
+
+
+class SteadyProducer:
+    """One idempotent producer, replaced by another one whenever it has failed.
+
+    aiokafka gives up a batch when its partition has had no leader for some seconds, as during a restart of the broker.
+    The sequence numbers of that batch are used up, and the broker refuses all that follows: only a new producer goes on.
+    A repeated record may then be in the log twice, which the fold sorts out.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Connects when it is first needed."""
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._making = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger("producer")
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+    ) -> None:
+        """Return once the log has acknowledged, however long that takes. Cancelled, the record may or may not be there.
+
+        Raises MessageSizeTooLargeError for what the log never takes.
+        """
+        pause, said = FIRST_PAUSE, False
+        while True:
+            try:
+                producer = await self._ready()
+                try:
+                    sent = await producer.send(topic, value, key=key, partition=partition, headers=list(headers))
+                    # Our being cancelled must not cancel the batch: other records are in it.
+                    await asyncio.shield(sent)
+                except MessageSizeTooLargeError:
+                    raise
+                except KafkaError:
+                    self._retire(producer)
+                    raise
+                if said:
+                    self._log.info("the log answers again", topic=topic)
+                return
+            except MessageSizeTooLargeError:
+                raise
+            except (KafkaError, OSError) as error:
+                if not said:
+                    self._log.warning("the log does not take a record; repeating it", topic=topic, error=repr(error))
+                said = True
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def connect(self) -> None:
+        """Connect ahead of the first record, which is then faster."""
+        while True:
+            with contextlib.suppress(KafkaError, OSError):
+                await self._ready()
+                return
+            await asyncio.sleep(LONGEST_PAUSE)
+
+    async def close(self) -> None:
+        """End it. What is not acknowledged by now is given up."""
+        if self._producer is not None:
+            self._retire(self._producer)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _ready(self) -> AIOKafkaProducer:
+        if self._producer is not None:
+            return self._producer
+        async with self._making:
+            if self._producer is None:
+                producer = kafka.producer(self._settings)
+                try:
+                    await producer.start()
+                except BaseException:
+                    self._retire(producer)
+                    raise
+                self._producer = producer
+        return self._producer
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        if self._producer is producer:
+            self._producer = None
+        closing = asyncio.create_task(_close(producer))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """`stop` waits for every batch to be acknowledged, which may never happen; so wait a little, and then hang up."""
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await producer.stop()
+            return
+    with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await producer._sender.close()  # `stop` cannot be repeated, and without this its tasks live on.
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await producer.client.close()
