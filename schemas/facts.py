@@ -14,6 +14,10 @@ from schemas.job_view import JobView
 _encode = msgspec.json.Encoder().encode
 VERSION_HEADER = "ravand_version"
 """Header of facts and table rows (tombstones too): the workspace's version, decimal."""
+POSITION_HEADER = "ravand_position"
+"""Header of facts: the offset of the record in the log, decimal; the partition is the fact's own."""
+WORKSPACE_HEADER = "ravand_workspace"
+"""Header of table rows, tombstones too: whose row it is."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,13 +38,22 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Fact)
 
 
+def tail(*, version: int, previous: int, at: int, job: JobView | None) -> bytes:
+    """What a fact has beyond its record's own bytes; kept in the journal, so that a fact is the same whenever it is made."""
+    made = b',"version":%d,"previous":%d,"at":%d' % (version, previous, at)
+    if job is not None:
+        made += b',"job":' + _encode(job)
+    return made + b"}"
+
+
+def join(value: bytes, tail: bytes) -> bytes:
+    """The fact of an effective record, from the record's bytes and its tail."""
+    return value[: value.rindex(b"}")] + tail
+
+
 def splice(value: bytes, *, version: int, previous: int, at: int, job: JobView | None) -> bytes:
     """The fact of an effective record."""
-    tail = b',"version":%d,"previous":%d,"at":%d' % (version, previous, at)
-    if job is not None:
-        tail += b',"job":' + _encode(job)
-    end = value.rindex(b"}")
-    return value[:end] + tail + b"}"
+    return join(value, tail(version=version, previous=previous, at=at, job=job))
 
 
 def decode(value: bytes) -> Fact:

@@ -80,7 +80,7 @@ def _newer(found: str) -> str:
 async def _version(url: str) -> str | None:
     connection = await asyncpg.connect(asyncpg_url(url), timeout=CONNECT_SECONDS)
     try:
-        found = await connection.fetchval(f"SELECT version_num FROM {VERSION_SCHEMA}.{VERSION_TABLE}")
+        found = await connection.fetchval("SELECT version_num FROM log.schema_version")
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return None
     finally:
