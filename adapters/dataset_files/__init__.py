@@ -45,7 +45,7 @@ class ImageFolder:
 
 def profile(path: Path, filename: str, limits: Limits = DEFAULT_LIMITS) -> DatasetProfile:
     """Say what a file holds; `filename` is only a hint. Runs here and now: the API uses a child process instead."""
-    from adapters.dataset_files import open as opening
+    from adapters.dataset_files import opening
 
     return opening.profile(path, filename, limits)
 
@@ -55,7 +55,7 @@ def read_table(path: Path, format: str) -> pl.DataFrame:
 
     Types: Int64, Float64, Boolean, String, and Datetime in microseconds (UTC, without a zone).
     """
-    from adapters.dataset_files import open as opening
+    from adapters.dataset_files import opening
 
     return opening.read_table(path, format)
 
