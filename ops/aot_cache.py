@@ -1,23 +1,70 @@
-"""An ahead-of-time cache for the JVM (JDK 25): classes loaded and linked once, so that Kafka starts in half the time."""
+"""An ahead-of-time cache for the JVM (JDK 25): Kafka's classes loaded and linked once. It answers in 0.7 s, not in 2.0.
+
+Made by `python -m ops.aot_cache`, which `ravand up` runs in the background at the lowest priority when there is none
+yet: it runs a broker of its own for a moment, with an empty log in the cache folder, and lets the JVM write the cache.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops.cache_folder import cache_folder
+from ops.cache_folder import cache_folder, locked, make_folder
+
+_TRAINING = "aot-training-"
 
 
-def cache_file(java: Path, jars: Sequence[Path], options: Sequence[str]) -> Path:
+def cache_file(java: Path, jars: Sequence[Path], jvm_options: Sequence[str]) -> Path:
     """Its place. It fits one JRE, one class path and one set of options only, so all are in the name."""
     release = (java.parent.parent / "release").read_text()
-    content = "\n".join([release, *options, *(f"{jar} {jar.stat().st_mtime_ns}" for jar in jars)])
+    content = "\n".join([release, *jvm_options, *(f"{jar} {jar.stat().st_mtime_ns}" for jar in jars)])
     return cache_folder() / f"kafka-{hashlib.sha256(content.encode()).hexdigest()[:16]}.aot"
 
 
-def options(java: Path, jars: Sequence[Path], jvm_options: Sequence[str]) -> list[str]:
+def use(file: Path) -> list[str]:
     """The JVM's options to use it, if it has been made."""
-    file = cache_file(java, jars, jvm_options)
-    # Without the second option the JVM would warn at each start when it cannot use the file, and do without either way.
+    # The second one keeps the JVM quiet when it cannot use the file; it does without it either way.
     return [f"-XX:AOTCache={file}", "-Xlog:aot=off"] if file.exists() else []
+
+
+def make() -> None:
+    """Makes the cache, unless it is there or another process is at it."""
+    from ops.kafka_jars import kafka_jars
+    from ops.kafka_server import JVM_OPTIONS, java
+
+    file = cache_file(java(), kafka_jars(), JVM_OPTIONS)
+    with locked(make_folder(cache_folder()) / "aot.lock", wait=False) as ours:
+        if not ours or file.exists():
+            return
+        for leftover in (*cache_folder().glob(f"{_TRAINING}*"), *cache_folder().glob("*.aot.part*")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        unfinished = file.with_name(f"{file.name}.part")
+        with tempfile.TemporaryDirectory(prefix=_TRAINING, dir=cache_folder()) as folder:
+            asyncio.run(_train(Path(folder), unfinished))
+        unfinished.replace(file)
+        for older in set(cache_folder().glob("kafka-*.aot")) - {file}:
+            older.unlink()
+
+
+async def _train(folder: Path, output: Path) -> None:
+    from ops.embedded import AskedPorts, choose_ports, kafka_of
+    from ops.keeper import Keeper
+    from ops.state_folder import StateFolder
+
+    state = StateFolder.open(folder)
+    broker = kafka_of(state, choose_ports(state, AskedPorts()))
+    broker.aot_options = [f"-XX:AOTCacheOutput={output}"]
+    broker.grace_seconds = 300.0  # It writes the cache when it ends: 5 s of work, at the lowest priority.
+    keeper = Keeper(broker, state.logs)
+    try:
+        await keeper.start()
+    finally:
+        await keeper.stop()
+
+
+if __name__ == "__main__":
+    make()

@@ -37,7 +37,9 @@ def choose_ports(state: StateFolder, asked: AskedPorts) -> dict[str, int]:
     return chosen
 
 
-def kafka_of(state: StateFolder, ports: Mapping[str, int], say: Callable[[str], None]) -> KafkaServer:
+def kafka_of(
+    state: StateFolder, ports: Mapping[str, int], say: Callable[[str], None] = lambda text: None
+) -> KafkaServer:
     """The one broker."""
     node = Node(1, ports["kafka"], ports["kafka-controller"], state.kafka)
     return KafkaServer(node, [node], state.secrets(), say)

@@ -57,7 +57,11 @@ class KafkaServer:
     # What is acknowledged is in the kernel's memory and survives; a broker that is asked nicely might wait for others.
     death_signal = signal.SIGKILL
     before_exec: Callable[[], None] | None = None
+    aot_options: Sequence[str] | None = None
+    """Instead of those for the cache that is there."""
     grace_seconds = 20.0
+    hurry_signal = signal.SIGKILL
+    patience_seconds = 120.0  # After a kill it reads what it had not yet flushed, up to a segment per partition.
 
     def __init__(
         self, node: Node, nodes: Sequence[Node], secrets: Secrets, say: Callable[[str], None] = lambda text: None
@@ -97,8 +101,10 @@ class KafkaServer:
             replace(self.folder / "server.properties", self._properties())
             if not (self.folder / "data").exists():
                 await self._format(jars)
-            cache = aot_cache.options(java(), jars, JVM_OPTIONS)
-            replace(self.folder / "java.args", arguments([*JVM_OPTIONS, *cache], jars))
+            aot = self.aot_options
+            if aot is None:
+                aot = aot_cache.use(aot_cache.cache_file(java(), jars, JVM_OPTIONS))
+            replace(self.folder / "java.args", arguments([*JVM_OPTIONS, *aot], jars))
 
     async def _format(self, jars: Sequence[Path]) -> None:
         """Formats a folder beside the right one and renames it: an interrupted first start leaves no half of a log."""

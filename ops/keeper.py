@@ -20,7 +20,7 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 # A program that ran this long was fine; its next failure is a new one.
 STEADY_SECONDS = 60.0
-_START_SECONDS = 120.0
+_LAST_RESORT_SECONDS = 10.0
 
 
 class State(enum.StrEnum):
@@ -30,6 +30,10 @@ class State(enum.StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     FAILED = "failed"
+
+
+class _NoAnswer(Exception):
+    """It ended, or took too long, before it did its work."""
 
 
 class Keeper:
@@ -59,7 +63,14 @@ class Keeper:
     async def start(self) -> None:
         """The first start: returns when the program answers; an error if it ends instead, or takes too long."""
         await self.launch()
-        await self.until_running()
+        try:
+            await self._until_running()
+        except _NoAnswer as error:
+            self._enter(State.FAILED)
+            said = "\n    ".join(self.log.tail())
+            raise OperatorError(
+                f"{self.program.name} {error}. It said last:\n    {said}", f"All that it said is in {self.log.path}."
+            ) from None
         self.watch()
 
     async def launch(self) -> None:
@@ -83,15 +94,19 @@ class Keeper:
         self.identity = Identity.of(self._process.pid)
         self._on_change()
 
-    async def until_running(self) -> None:
-        """Waits until it answers."""
+    async def _until_running(self) -> None:
         assert self._process is not None
+        patience = self.program.patience_seconds
         answers = asyncio.create_task(self.program.answers())
         ends = asyncio.create_task(self._process.wait())
         try:
-            await asyncio.wait({answers, ends}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answers, ends}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not answers.done():
-                await self._explain_no_answer(ended=ends.done())
+                if ends.done() and self._pumping is not None:
+                    await asyncio.wait({self._pumping}, timeout=1)  # Its last words say why.
+                raise _NoAnswer(
+                    f"ended with status {self.status}" if ends.done() else f"did not answer in {patience} s"
+                )
             await answers
         finally:
             for task in (answers, ends):
@@ -100,15 +115,9 @@ class Keeper:
         self._answered.set()
         self._enter(State.RUNNING)
 
-    async def _explain_no_answer(self, *, ended: bool) -> None:
-        self._enter(State.FAILED)
-        if ended and self._pumping is not None:
-            await asyncio.wait({self._pumping}, timeout=1)
-        said = "\n    ".join(self.log.tail())
-        what = f"ended with status {self.status}" if ended else f"does not answer after {_START_SECONDS:.0f} s"
-        raise OperatorError(
-            f"{self.program.name} {what}. It said last:\n    {said}", f"All that it said is in {self.log.path}."
-        )
+    async def running(self) -> None:
+        """Waits until it answers, through restarts if need be; for one that is watched."""
+        await self._answered.wait()
 
     def watch(self) -> None:
         """From now on, a process that ends is started again."""
@@ -121,11 +130,11 @@ class Keeper:
             assert self._process is not None
             try:
                 if not self._answered.is_set():
-                    await self.until_running()
+                    await self._until_running()
                 await self._process.wait()
                 reason = f"ended with status {self.status}"
-            except OperatorError as error:
-                reason = error.message
+            except _NoAnswer as error:
+                reason = str(error)
                 await self._end(hurry=True)
             if not self._wanted:
                 return
@@ -178,10 +187,11 @@ class Keeper:
             told = asyncio.create_task((hurried or asyncio.Event()).wait())
             await asyncio.wait({gone, told}, timeout=self.program.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
-        if not gone.done():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await gone
+        for number, seconds in ((self.program.hurry_signal, _LAST_RESORT_SECONDS), (signal.SIGKILL, None)):
+            if not gone.done():
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+                await asyncio.wait({gone}, timeout=seconds)
         if self._pumping is not None:
             # A grandchild may hold the pipe open for a moment longer than the process lived.
             await asyncio.wait({self._pumping}, timeout=1)

@@ -40,6 +40,14 @@ class Program(Protocol):
         """How long that may take before it is killed."""
 
     @property
+    def hurry_signal(self) -> signal.Signals:
+        """What ends it after that, and at once."""
+
+    @property
+    def patience_seconds(self) -> float | None:
+        """How long it may take to answer before it is taken for broken."""
+
+    @property
     def before_exec(self) -> Callable[[], None] | None:
         """What its process does to itself first."""
 

@@ -111,7 +111,9 @@ class StateFolder:
                     "Install that version or a later one, or choose another folder with --state.",
                 )
             return
-        strangers = sorted(path.name for path in self.root.iterdir() if path.name not in {"lost+found", "lock"})
+        # A log may be there already: what starts us often sends our output there.
+        files = (path for path in self.root.iterdir() if path.name not in {"lost+found", "lock"})
+        strangers = sorted(path.name for path in files if path.suffix != ".log")
         if strangers:
             raise OperatorError(
                 f"{self.root} is not a state folder: it holds other files ({strangers[0]}, …).",
@@ -178,15 +180,16 @@ class StateFolder:
         replace(self.root / "ports.json", json.dumps(dict(ports)))
 
 
-def replace(file: Path, text: str) -> None:
-    """Writes a private file that is, at every moment and after a power cut, either the old one or the new one."""
+def replace(file: Path, text: str, *, sync: bool = True) -> None:
+    """Writes a private file that is, at every moment, either the old one or the new one; with `sync` after a power cut too."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with explained(file):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         temporary.replace(file)
 
 

@@ -1,0 +1,185 @@
+"""`ravand up`: the servers and all services of one machine, kept running in the foreground until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from collections.abc import Iterable
+from contextlib import closing, suppress
+
+from ops import registry
+from ops.console import Console
+from ops.embedded import together
+from ops.errors import OperatorError
+from ops.installation import Installation, Options, plan
+from ops.keeper import Keeper
+from ops.log_file import LogFile, pump
+from ops.processes import dies_with_parent
+from ops.program import Program
+from ops.state_folder import StateFolder, replace
+
+
+async def up(options: Options) -> None:
+    """Runs until a signal. Returns when everything has been stopped; no process of ours is left then."""
+    began = time.monotonic()
+    with closing(Console()) as console:
+        state = StateFolder.open(options.state)
+        state.require_space()
+        with state.exclusively():
+            await _up(state, options, console, began)
+
+
+async def _up(state: StateFolder, options: Options, console: Console, began: float) -> None:
+    if ended := await registry.end_leftovers(state):
+        console.say("ravand", f"ended {ended} processes that an earlier run left behind")
+    installation = plan(state, options, console.say)
+    replace(state.environment_file, json.dumps(installation.settings))
+    await _Run(state, installation, console, began).until_stopped()
+
+
+class _Run:
+    """One run, from the first process to the last."""
+
+    def __init__(self, state: StateFolder, installation: Installation, console: Console, began: float) -> None:
+        self._state, self._installation, self._console, self._began = state, installation, console, began
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._servers = [self._keeper(program, console.relay_server) for program in installation.servers]
+        self._services = [self._keeper(program, console.relay_service) for program in installation.services]
+
+    def _keeper(self, program: Program, relay: object) -> Keeper:
+        assert callable(relay)
+        name = f"{program.name} {program.index}" if program.name == "worker" else program.name
+        voice = self._console.voice(name)
+        return Keeper(program, self._state.logs, say=voice, on_line=relay(name), on_change=self._note)
+
+    def _note(self) -> None:
+        with suppress(OperatorError):  # A disk that is full now must not end what runs.
+            registry.write(self._state, [*self._servers, *self._services])
+
+    async def until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Under nohup a hang-up is ignored, and stays so.
+        hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
+            loop.add_signal_handler(number, self._on_signal)
+        starting = asyncio.create_task(self._start())
+        stopped = asyncio.create_task(self._stop.wait())
+        helper: asyncio.Task[None] | None = None
+        try:
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                helper = asyncio.create_task(self._make_aot_cache())
+                await stopped
+        finally:
+            for task in filter(None, (starting, stopped, helper)):
+                task.cancel()
+            await asyncio.gather(*filter(None, (starting, stopped, helper)), return_exceptions=True)
+            await self._stop_all()
+
+    def _on_signal(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+        elif not self._hurry.is_set():
+            self._console.say("ravand", "stopping at once")
+            self._hurry.set()
+
+    async def _start(self) -> None:
+        """All at once: a service takes a second to load and waits by itself for the servers and for the tables."""
+        await together([self._start_servers(), *(self._start_service(keeper) for keeper in self._services)])
+        took = time.monotonic() - self._began
+        settings = self._installation.settings
+        where = f"http://{self._services[0].program.address}" if self._services else "only the servers"
+        self._console.say(
+            "ravand", f"ready after {took:.1f} s: {where}  (state in {settings['RAVAND_STATE']}; Ctrl-C stops)"
+        )
+
+    async def _start_servers(self) -> None:
+        await together(self._start_server(keeper) for keeper in self._servers)
+        if self._services:
+            await self._initialise()
+
+    async def _start_server(self, keeper: Keeper) -> None:
+        began = time.monotonic()
+        await keeper.start()
+        address, took = keeper.program.address, time.monotonic() - began
+        self._console.say(keeper.program.name, f"answers at {address} after {took:.1f} s")
+
+    async def _start_service(self, keeper: Keeper) -> None:
+        await keeper.launch()
+        keeper.watch()
+        await keeper.running()
+
+    async def _initialise(self) -> None:
+        """Topics, tables and the object store's marker; changes nothing when they are there."""
+        log = LogFile(self._state.logs / "init.log")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "cli", "admin", "init"),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            cwd=self._state.root,
+            env=self._installation.environment,
+            start_new_session=True,
+            preexec_fn=dies_with_parent(signal.SIGKILL),
+        )
+        assert process.stdout is not None
+        said: list[str] = []
+        try:
+            await pump(process.stdout, log, said.append)
+            if await process.wait() != 0:
+                raise OperatorError(
+                    "Topics and tables could not be made: " + "\n    ".join(said[-12:]),
+                    f"All that it said is in {log.path}. Nothing is half done: start again when the cause is gone.",
+                )
+        finally:
+            log.close()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        self._console.say("init", said[-1] if said else "done")
+
+    async def _make_aot_cache(self) -> None:
+        """In the background, at the lowest priority, once per version of Kafka: the next start is faster."""
+        if not any(keeper.program.name == "kafka" for keeper in self._servers):
+            return
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "ops.aot_cache"),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            cwd=self._state.root,
+            env=self._installation.environment,
+            start_new_session=True,
+            preexec_fn=dies_with_parent(signal.SIGKILL, lambda: void(os.nice(19))),
+        )
+        try:
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def _stop_all(self) -> None:
+        """Services in the order of the list, copies of one at once; then the servers that they needed until then."""
+        self._console.say("ravand", "stopping")
+        for _, group in itertools.groupby(self._services, key=lambda keeper: keeper.program.name):
+            await self._stop_group(group)
+        for keeper in self._servers:
+            await self._stop_group([keeper])
+        self._state.services_file.unlink(missing_ok=True)
+        self._state.environment_file.unlink(missing_ok=True)
+        self._console.say("ravand", "stopped")
+
+    async def _stop_group(self, group: Iterable[Keeper]) -> None:
+        await asyncio.gather(*(keeper.stop(self._hurry) for keeper in group))
+
+
+def void(_: object) -> None:
+    """For a callback whose result nobody wants."""
