@@ -56,14 +56,13 @@ class Choice(NamedTuple):
 def choose(openings: Iterable[Opening], idle: Iterable[IdleWorker], me: str, now: int) -> Choice:
     """The job that `me`, one of the idle workers, is to claim. All of them compute the same from the same."""
     free = sorted(idle, key=lambda worker: worker.id)
-    mine = next(worker.recipes for worker in free if worker.id == me)
     again_at: int | None = None
     queue: list[tuple[int, int, str, Opening]] = []
     for job in openings:
         if job.not_before <= now:
             queue.append((-job.priority, job.requested_at, job.job_id, job))
-        elif job.recipe in mine and (again_at is None or job.not_before < again_at):
-            again_at = job.not_before
+        elif again_at is None or job.not_before < again_at:
+            again_at = job.not_before  # Also of a recipe that is not ours: it takes somebody out of the line before us.
     heapq.heapify(queue)
     while queue:
         job = heapq.heappop(queue)[-1]
