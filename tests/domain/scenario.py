@@ -64,18 +64,18 @@ def of_job(event: Event, job: str = J, **envelope: Any) -> Record:
     return Record(event, job, **envelope)
 
 
-def dataset(id: str = D, name: str = "iris", **envelope: Any) -> Record:
+def dataset(subject: str = D, name: str = "iris", **envelope: Any) -> Record:
     """`DatasetRegistered`."""
     event = DatasetRegistered(
         name=name,
-        uri=f"datasets/{id}",
+        uri=f"datasets/{subject}",
         sha256="d" * 64,
         format="csv",
         bytes=1000,
         rows=150,
-        profile=ObjectRef(uri=f"profiles/{id}", sha256="e" * 64),
+        profile=ObjectRef(uri=f"profiles/{subject}", sha256="e" * 64),
     )
-    return Record(event, id, **envelope)
+    return Record(event, subject, **envelope)
 
 
 def job_spec(dataset: str = D, model: str = "iris", max_losses: int = 3, epochs: int = 10) -> JobRequested:
@@ -100,9 +100,7 @@ def requested(job: str = J, *, id: str | None = None, actor: str = "user-1", **s
 def checkpoint(epoch: int, *, attempt: int = 1, step: int | None = None, sha256: str = "c" * 64) -> Checkpoint:
     """The checkpoint that `saved` with the same numbers makes."""
     step = epoch * 100 if step is None else step
-    return Checkpoint(
-        attempt=attempt, epoch=epoch, step=step, uri=f"jobs/{attempt}/{epoch}-{step}.ckpt", sha256=sha256
-    )
+    return Checkpoint(attempt=attempt, epoch=epoch, step=step, uri=f"jobs/{attempt}/{epoch}-{step}.ckpt", sha256=sha256)
 
 
 def started(attempt: int = 1, worker: str = W1, named: Checkpoint | None = None, job: str = J) -> Record:
