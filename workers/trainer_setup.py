@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
 
 import torch
@@ -12,22 +13,30 @@ from adapters.object_store_blocking import BlockingObjectStore
 from adapters.objects import ObjectMissing
 from domain.events import DatasetRef
 from recipes import catalog
+from recipes.training import EpochResult, TrainingRun
+from workers import checkpoint_files
 from workers.child_messages import Train
 from workers.process import set_title
 from workers.trainer_errors import DatasetUnreadable
 
 
 def warm_up() -> None:
-    """Do ahead of any job what every job would do: import what starts threads, and take a first training step."""
+    """Do ahead of any job what every job would do: import what starts threads, read a table, train on it."""
     for spec in catalog.recipes().values():
         module = spec.train.partition(":")[0]
         if module.startswith("recipes."):  # A plugin that cannot be imported must fail its own jobs only.
             importlib.import_module(module)
-    if not torch.cuda.is_available():  # With a GPU, a backward pass would occupy some of its memory.
-        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        torch.nn.functional.cross_entropy(model(torch.zeros(2, 4)), torch.zeros(2, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    if torch.cuda.is_available():  # Training would occupy some of the GPU's memory while another job may need it.
+        return
+    spec = catalog.recipe("tabular")
+    parameters = spec.parameters.model_validate({"target": "c", "epochs": 1, "patience": 1})
+    with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        file.write("a,b,c\n" + "1.5,x,0\n2.5,y,1\n,x,0\n4.5,y,1\n" * 4)
+        file.flush()
+        run = TrainingRun(parameters, 1, Path(file.name), "csv", "cpu", log=lambda _line: None)
+        for result in catalog.function(spec.train)(run):
+            if isinstance(result, EpochResult):
+                checkpoint_files.from_bytes(checkpoint_files.to_bytes(result.state_dict()))
 
 
 def set_job_title(train: Train) -> None:

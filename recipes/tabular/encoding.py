@@ -5,17 +5,15 @@ What was learned about each column (scaling, categories) is the `columns` of a m
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recipes.series import category_texts, index_of, kind_of, number_parts
+
 UNKNOWN, MISSING = 0, 1
 """The first two categories of every column; its own values follow."""
-
-Numbers = npt.NDArray[np.float64]
 
 
 class NumberColumn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="number"):
@@ -60,7 +58,13 @@ class CategoryColumn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"
 
     def encode(self, column: pl.Series) -> npt.NDArray[np.int64]:
         """One index a row."""
-        return index_of(self.values, category_texts(column), unknown=UNKNOWN, missing=MISSING, first=2)
+        values, texts = self.values, category_texts(column)
+        if kind_of(column) != "text":
+            # A file may hold only the numbers, or only the booleans, among the texts of the training data; its column
+            # then has another type, and `True` or `1.50` are no longer spelt as they were.
+            values = tuple(map(spelling, values))
+            texts = pl.Series([None if text is None else spelling(text) for text in texts], dtype=pl.String)
+        return index_of(values, texts, unknown=UNKNOWN, missing=MISSING, first=2)
 
 
 Column = NumberColumn | CategoryColumn
@@ -90,6 +94,14 @@ class TableEncoding(msgspec.Struct, frozen=True):
             np.concatenate(numbers, axis=1) if numbers else np.zeros((rows, 0), np.float32),
             np.stack(categories, axis=1) if categories else np.zeros((rows, 0), np.int64),
         )
+
+
+def spelling(text: str) -> str:
+    """One spelling for texts that mean the same boolean or number."""
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text.lower()
 
 
 def fit_encoding(table: pl.DataFrame, max_categories: int) -> tuple[TableEncoding, list[str]]:
@@ -142,40 +154,3 @@ def fit_numbers(series: pl.Series) -> NumberColumn | None:
         scales=tuple(scales.tolist()),
         flag=bool(not there.all()),
     )
-
-
-def kind_of(series: pl.Series) -> Literal["number", "datetime", "boolean", "text"]:
-    """What a column holds, by its type alone."""
-    if series.dtype.is_numeric():
-        return "number"
-    if series.dtype.is_temporal():
-        return "datetime"
-    return "boolean" if series.dtype == pl.Boolean else "text"
-
-
-def number_parts(series: pl.Series, date: bool) -> Numbers:
-    """Rows × parts, NaN where a value is missing or cannot be read. A date has four: time, month, weekday and hour."""
-    if not date:
-        if kind_of(series) == "text":
-            series = series.cast(pl.String, strict=False).str.strip_chars()
-        values = series.cast(pl.Float64, strict=False).to_numpy().astype(np.float64)
-        return np.where(np.isfinite(values), values, np.nan)[:, None]
-    if kind_of(series) == "text":
-        series = series.cast(pl.String, strict=False).str.to_datetime(strict=False)
-    moments = series.cast(pl.Datetime("us"), strict=False)
-    parts = (moments.dt.epoch("s"), moments.dt.month(), moments.dt.weekday(), moments.dt.hour())
-    return np.stack([part.cast(pl.Float64).to_numpy() for part in parts], axis=1)
-
-
-def category_texts(series: pl.Series) -> pl.Series:
-    """The values as texts; booleans as `true` and `false`."""
-    return series.cast(pl.String, strict=False).str.strip_chars()
-
-
-def index_of(
-    values: tuple[Any, ...], column: pl.Series, *, unknown: int, missing: int, first: int
-) -> npt.NDArray[np.int64]:
-    """The position of each row's value among `values`, counted from `first`."""
-    positions = {value: first + position for position, value in enumerate(values)}
-    found = [missing if value is None else positions.get(value, unknown) for value in column.to_list()]
-    return np.array(found, dtype=np.int64)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recipes.tabular.encoding import UNKNOWN
+from recipes.tabular.encoding import UNKNOWN, TableEncoding
+from recipes.tabular.spec import TabularParameters
+from recipes.target import Target
 
 
 class TableNetwork(nn.Module):
@@ -44,6 +46,18 @@ class TableNetwork(nn.Module):
                 layers.append(nn.Dropout(dropout))
             width = size
         self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
+
+    @classmethod
+    def of(cls, encoding: TableEncoding, target: Target, parameters: TabularParameters) -> TableNetwork:
+        """A network of the sizes that the data and the parameters ask for."""
+        return cls(
+            numbers=sum(column.width for column in encoding.numbers),
+            categories=[column.size for column in encoding.categories],
+            embedding_size=parameters.embedding_size,
+            hidden=parameters.hidden,
+            outputs=target.outputs,
+            dropout=parameters.dropout,
+        )
 
     def forward(self, numbers: Tensor, categories: Tensor | None = None) -> Tensor:
         """Rows × outputs."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recipes.parameters import LoopParameters
-from recipes.tabular.task import MINIMUM_ROWS, class_problem, decide
+from recipes.task import MINIMUM_ROWS, class_problem, decide
 from schemas.dataset_profile import Column, DatasetProfile
 from schemas.recipe import ParameterProblem, RecipeSpec
 

@@ -18,7 +18,7 @@ from recipes.split import split
 from recipes.tabular.encoding import TableEncoding, fit_encoding
 from recipes.tabular.network import TableNetwork
 from recipes.tabular.spec import TabularParameters
-from recipes.tabular.target import Labels, Target, encode_target, fit_target, prepared, usable
+from recipes.target import Labels, Target, encode_target, fit_target, prepared, usable
 from recipes.training import Result, TrainingRun, UnusableData
 
 
@@ -57,7 +57,7 @@ def train(run: TrainingRun) -> Iterator[Result]:
         run,
         parameters,
         Lesson(
-            model=network(encoding, target, parameters).to(run.device),
+            model=TableNetwork.of(encoding, target, parameters).to(run.device),
             objective=objective(target, taught, parameters),
             training=taught,
             validation=examples(validation) if len(validation) else None,
@@ -94,18 +94,6 @@ def objective(target: Target, taught: Examples, parameters: TabularParameters) -
         return Regression(target.mean, target.scale)
     balanced = parameters.class_weights == "balanced"
     return Classification(target.outputs, balanced_weights(taught.targets, target.outputs) if balanced else None)
-
-
-def network(encoding: TableEncoding, target: Target, parameters: TabularParameters) -> TableNetwork:
-    """A network of the sizes that the data asks for."""
-    return TableNetwork(
-        numbers=sum(column.width for column in encoding.numbers),
-        categories=[column.size for column in encoding.categories],
-        embedding_size=parameters.embedding_size,
-        hidden=parameters.hidden,
-        outputs=target.outputs,
-        dropout=parameters.dropout,
-    )
 
 
 def manifest(encoding: TableEncoding, target: Target) -> dict[str, Any]:

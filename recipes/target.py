@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recipes.tabular.encoding import category_texts, index_of, kind_of, number_parts
-from recipes.tabular.task import MINIMUM_ROWS, class_problem, decide
+from recipes.series import category_texts, index_of, kind_of, number_parts
+from recipes.task import MINIMUM_ROWS, class_problem, decide
 from recipes.training import UnusableData
 
 LabelType = Literal["integer", "number", "boolean", "text"]

@@ -1,0 +1,66 @@
+"""Predicts with a downloaded model, without any server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from recipes.prediction import Predictor
+
+
+def load(model_path: Path) -> Predictor:
+    """The predictor of a downloaded model: a ZIP archive, or a folder, with `model.safetensors` and `manifest.json`."""
+    from recipes import catalog
+    from recipes.model_file import read_model
+
+    model = read_model(model_path)
+    recipe = model.manifest.get("recipe", {})
+    spec = catalog.recipe(str(recipe.get("name")), recipe.get("version"))
+    predictor: Predictor = catalog.function(spec.predict)(model)
+    return predictor
+
+
+def predict(model_path: Path, data: Path) -> pl.DataFrame:
+    """A row for each row of the data: `prediction`, in the type of the column that was learned, and for labels
+    `confidence`, from 0 to 1."""
+    import polars as pl
+
+    return pl.concat(predictions(model_path, data))
+
+
+def predictions(model_path: Path, data: Path) -> Iterator[pl.DataFrame]:
+    """The same, some rows at a time."""
+    yield from load(model_path).predict_file(data)
+
+
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="The downloaded model: a .zip file, or its folder.", exists=True)],
+    data: Annotated[
+        Path, typer.Argument(help="CSV or Parquet; for image models NPZ, a .zip or folder of images.", exists=True)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write CSV; else it is printed.")
+    ] = None,
+) -> None:
+    """Predict with a downloaded model, without a server: one line of CSV for each row of the data."""
+    try:
+        written = "".join(
+            part.write_csv(include_header=number == 0) for number, part in enumerate(predictions(model, data))
+        )
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("recipes", "adapters"):
+            raise
+        typer.echo(f"ravand predict: {error}", err=True)
+        raise typer.Exit(1) from error
+    if output is None:
+        sys.stdout.write(written)
+    else:
+        output.write_text(written, encoding="utf-8")
