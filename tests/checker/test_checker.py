@@ -157,7 +157,7 @@ def _(history: History) -> None:
     del history.artifacts[2]
 
 
-for column, value in (
+_OTHER_JOB_COLUMNS: tuple[tuple[str, Any], ...] = (
     ("status", "failed"),
     ("attempt", 1),
     ("worker", "w9"),
@@ -165,9 +165,10 @@ for column, value in (
     ("losses", 2),
     ("priority", 5),
     ("version", 99),
-):
+)
+for column, value in _OTHER_JOB_COLUMNS:
     BREAKS.append(("R1", f"a job row has another {column}", _row("jobs", 0, **{column: value})))
-for table, column, value in (
+_OTHER_COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("epochs", "metrics", {"loss": 7}),
     ("epochs", "version", 99),
     ("datasets", "number", 2),
@@ -177,7 +178,8 @@ for table, column, value in (
     ("journal", "version", 99),
     ("journal", "refusal", "fenced"),
     ("journal", "value", b"{}"),
-):
+)
+for table, column, value in _OTHER_COLUMNS:
     BREAKS.append(("R1", f"a row of {table} has another {column}", _row(table, 0, **{column: value})))
 for table in ("jobs", "epochs", "datasets", "models", "journal"):
 

@@ -1,0 +1,31 @@
+"""`python -m bench [NAME …]`: run the measures, print the table, and write it into docs/performance.md when all were run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+from bench.figures import Figure, machine, table, write_page
+
+MEASURES = ("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog")
+
+
+def main() -> None:
+    """Each measure is a module with `measure() -> list[Figure]` and starts what it needs."""
+    names = sys.argv[1:] or list(MEASURES)
+    if unknown := [name for name in names if name not in MEASURES]:
+        sys.exit(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    figures: list[Figure] = []
+    for name in names:
+        began = time.monotonic()
+        print(f"{name} …", flush=True)
+        figures += importlib.import_module(f"bench.{name}").measure()
+        print(f"{name} took {time.monotonic() - began:.0f} s", flush=True)
+    print(f"\n{machine()}\n\n{table(figures)}")
+    if not sys.argv[1:]:
+        write_page(figures)
+
+
+if __name__ == "__main__":
+    main()
