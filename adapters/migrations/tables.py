@@ -5,7 +5,25 @@ A test compares this with a migrated database, so neither can change without the
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
 
 metadata = MetaData()
 
@@ -194,3 +212,83 @@ resource_samples = Table(
     _number("gpu_memory_bytes", nullable=True),
     schema="telemetry",
 )
+
+_moment = DateTime(timezone=True)
+
+
+def _reference(name: str, target: str, *, key: bool = False) -> Column[str]:
+    return Column(name, Text, ForeignKey(target, ondelete="CASCADE"), primary_key=key, nullable=False)
+
+
+def _now(name: str) -> Column[datetime]:
+    return Column(name, _moment, nullable=False, server_default=text("now()"))
+
+
+users = Table(
+    "users",
+    metadata,
+    _text("id", key=True),
+    _text("email"),
+    _text("email_key"),
+    _text("name"),
+    _text("password_hash"),
+    _text("role"),
+    _now("created_at"),
+    Column("disabled_at", _moment, nullable=True),
+    CheckConstraint("role IN ('user', 'admin')"),
+    schema="accounts",
+)
+Index("users_email", users.c.email_key, unique=True)
+account_workspaces = Table(
+    "workspaces",
+    metadata,
+    _text("id", key=True),
+    _text("name"),
+    _text("kind"),
+    _now("created_at"),
+    CheckConstraint("kind IN ('personal', 'team')"),
+    schema="accounts",
+)
+memberships = Table(
+    "memberships",
+    metadata,
+    _reference("user_id", "accounts.users.id", key=True),
+    _reference("workspace_id", "accounts.workspaces.id", key=True),
+    _text("role"),
+    CheckConstraint("role IN ('owner', 'member')"),
+    schema="accounts",
+)
+Index("memberships_workspace", memberships.c.workspace_id)
+sessions = Table(
+    "sessions",
+    metadata,
+    _text("id", key=True),
+    _reference("user_id", "accounts.users.id"),
+    _reference("workspace_id", "accounts.workspaces.id"),
+    _now("created_at"),
+    Column("expires_at", _moment, nullable=False),
+    Column("ended_at", _moment, nullable=True),
+    schema="accounts",
+)
+Index("sessions_user", sessions.c.user_id)
+Index("sessions_workspace", sessions.c.workspace_id)
+Index("sessions_expiry", sessions.c.expires_at)
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True, nullable=False),
+    _reference("session_id", "accounts.sessions.id"),
+    Column("expires_at", _moment, nullable=False),
+    schema="accounts",
+)
+Index("tickets_session", tickets.c.session_id)
+login_failures = Table(
+    "login_failures",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _bytes("email_hash"),
+    _now("at"),
+    schema="accounts",
+)
+Index("login_failures_email", login_failures.c.email_hash, login_failures.c.at)
+Index("login_failures_at", login_failures.c.at)

@@ -1,0 +1,117 @@
+"""What every request passes first: its id, the address without version, headers that protect, origins, one access line."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+import uuid_utils
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+
+from api.errors import Problem, answer, handle
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = structlog.get_logger("api")
+
+VERSIONED = "/api/v1"
+_PROTECTING = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_EXPOSED = "Ravand-Version, Ravand-Request-Id, Idempotency-Key, Link, Retry-After, ETag, Content-Disposition, Location"
+"""Headers of answers that pages of an allowed origin may read."""
+
+
+class Entry:
+    """The outermost part of the application. Sockets only get their address; their origin is the relay's matter."""
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        self._app = app
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's scope: a request, a socket, or the server's own start and end."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if path.startswith(f"{VERSIONED}/"):
+            scope["path"] = path = "/api" + path[len(VERSIONED) :]
+            scope["raw_path"] = path.encode()
+        if scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})
+        state["request_id"] = id = str(uuid_utils.uuid7())
+        origin = Headers(scope=scope).get("origin")
+        allowed = origin if origin in self._origins else None
+        began, status = time.perf_counter(), 0
+        is_api = scope["path"].startswith("/api/")
+
+        async def with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["Ravand-Request-Id"] = id
+                if is_api:
+                    _protect(headers)
+                if "version" in state and status < 400:
+                    headers["Ravand-Version"] = str(state["version"])
+                if allowed:
+                    headers["Access-Control-Allow-Origin"] = allowed
+                    headers["Access-Control-Expose-Headers"] = _EXPOSED
+                if self._origins:
+                    headers.add_vary_header("Origin")
+            await send(message)
+
+        try:
+            if scope["method"] == "OPTIONS" and origin:
+                await self._preflight(scope, receive, with_headers, allowed)
+            else:
+                await self._app(scope, receive, with_headers)
+        except Exception as error:
+            if status:  # The answer had begun; cutting it off is all that is left to say.
+                log.error("answer cut off", id=id, method=scope["method"], path=scope["path"], exc_info=error)
+                raise
+            await (await handle(Request(scope, receive), error))(scope, receive, with_headers)
+        finally:
+            log.debug(
+                "request",
+                id=id,
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                code=state.get("code"),
+                ms=round(1000 * (time.perf_counter() - began), 2),
+            )
+
+    async def _preflight(self, scope: Scope, receive: Receive, send: Send, allowed: str | None) -> None:
+        """A browser asks whether a page of another origin may call."""
+        if allowed is None:
+            refusal = Problem(403, "foreign_origin", "Pages of this origin may not call.")
+            await answer(refusal, scope["state"]["request_id"])(scope, receive, send)
+            return
+        headers = [
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+            (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Range"),
+            (b"access-control-max-age", b"600"),
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _protect(headers: MutableHeaders) -> None:
+    for name, value in _PROTECTING.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-store")
