@@ -171,6 +171,7 @@ def decode(value: bytes | None) -> Envelope:
     try:
         envelope: Envelope = _decoder.decode(value)
         as_written = _encoder.encode(envelope) == value
+        # A RecursionError depends on our own stack, and goes the slow way: what it says of depth does not.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return _decode_slowly(value, error)
     kind = type(envelope.data)
@@ -182,6 +183,14 @@ def decode(value: bytes | None) -> Envelope:
         except Unreadable as error:
             raise UndecodableRecord(str(error)) from None
     return envelope
+
+
+def header(value: bytes | None) -> Header | None:
+    """What a record that cannot be decoded says of itself, if that much can be read."""
+    try:
+        return _header_decoder.decode(value or b"")
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:

@@ -6,20 +6,22 @@ from typing import Literal
 
 import msgspec
 
+from domain.events import Id, Name, Natural, Ordinal
+
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt that a worker is occupied with, claimed or training."""
 
-    job_id: str
-    attempt: int
+    job_id: Id
+    attempt: Ordinal
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU's reading; None where the driver gives none."""
 
     name: str
-    memory_used: int | None = None
-    memory_total: int | None = None
+    memory_used: Natural | None = None
+    memory_total: Natural | None = None
     utilisation: float | None = None
     temperature: float | None = None
 
@@ -27,12 +29,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """`idle` workers take part in choosing whom to claim; a `leaving` one claims nothing more."""
 
-    id: str
+    id: Id
     kind: Literal["worker", "supervisor"]
     state: Literal["starting", "idle", "busy", "leaving", "gone"]
-    sequence: int
-    started_at: int
-    recipes: tuple[tuple[str, int], ...] = ()
+    sequence: Natural
+    started_at: Natural
+    recipes: tuple[tuple[Name, Ordinal], ...] = ()
     running: Running | None = None
     devices: tuple[Device, ...] = ()
     host: str = ""
