@@ -59,6 +59,10 @@ class WarmChildren:
                 self._taken.set()
                 return child
 
+    async def until_waiting(self) -> None:
+        """Return once a child waits for its `Train`, so that a job would start at once."""
+        self._waiting.put_nowait(await self._waiting.get())
+
     async def close(self) -> None:
         """End the fork server and every child, also one that trains."""
         if self._keeping is not None:

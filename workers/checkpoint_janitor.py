@@ -1,0 +1,92 @@
+"""Deletes the checkpoints that nobody needs any more: all but the two newest effective ones and the best.
+
+A claim names the newest checkpoint that its claimer sees in the table, and takes effect only if the table shows all that
+the attempt before it saved. So what is older than two effective ones is named by no claim that counts, except when the
+newer ones turned out to be unreadable; and whoever claims then looks first whether the file is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from adapters.object_store import ObjectStore, StoreUnavailable
+from domain.job import Job, SavedCheckpoint
+
+KEPT = 2
+_CHECKPOINT = re.compile(r"jobs/(?P<job>[^/]+)/(?P<attempt>[0-9]+)/checkpoint-[^/]+")
+
+
+def surplus(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
+    """Those of the effective checkpoints, in log order, that are not kept. The newest that was best when saved is the best."""
+    kept = list(saved[-KEPT:])
+    best = next((one for one in reversed(saved) if one.best), None)
+    return [one for one in saved if one not in kept and one is not best]
+
+
+def orphans(job: Job, keys: Iterable[str]) -> list[str]:
+    """Of the objects of a job, the checkpoints of earlier attempts that no claim can name and that are not the best.
+
+    A worker that died between writing and reporting leaves such files, and so does a retry from the beginning. When the
+    best checkpoint is older than those that the row lists, it cannot be told from them, and everything is left alone.
+    """
+    listed = {saved.checkpoint.uri for saved in job.checkpoints}
+    if job.checkpoints and not any(saved.best for saved in job.checkpoints):
+        return []
+    found = [(key, match) for key in keys if (match := _CHECKPOINT.fullmatch(key)) and match["job"] == job.id]
+    return [key for key, match in found if int(match["attempt"]) < job.attempt and key not in listed]
+
+
+class CheckpointJanitor:
+    """Keeps the folder of one job tidy while a worker holds its current attempt."""
+
+    def __init__(self, store: ObjectStore, job_id: str) -> None:
+        """Nothing is known yet."""
+        self._store = store
+        self._job_id = job_id
+        self._known: list[SavedCheckpoint] = []
+        self._log = structlog.get_logger("worker").bind(job=job_id)
+
+    def see(self, job: Job) -> list[SavedCheckpoint]:
+        """Take in a row that shows the attempt as ours; the checkpoints to delete now."""
+        self._known += [saved for saved in job.checkpoints if saved not in self._known]
+        unwanted = surplus(self._known)
+        self._known = [saved for saved in self._known if saved not in unwanted]
+        return unwanted
+
+    async def delete(self, unwanted: Iterable[str]) -> None:
+        """Delete objects by key. A store that is away keeps them for now: they cost space, nothing else."""
+        for key in unwanted:
+            try:
+                await self._store.delete(key)
+                self._log.debug("deleted a checkpoint", key=key)
+            except (StoreUnavailable, ValueError) as error:
+                self._log.warning("a checkpoint could not be deleted", key=key, error=str(error))
+
+    async def sweep(self, job: Job) -> None:
+        """Delete what earlier attempts left behind; once, when the attempt has been granted."""
+        try:
+            keys = [info.key async for info in self._store.list(f"jobs/{self._job_id}")]
+        except StoreUnavailable as error:
+            self._log.warning("the checkpoints could not be listed", error=str(error))
+            return
+        await self.delete(orphans(job, keys))
+
+
+async def newest_present(store: ObjectStore, job: Job) -> SavedCheckpoint | None:
+    """The newest checkpoint to go on from whose object is there; None starts from the beginning.
+
+    When the store is away, the newest one: whether it is there is then for the training child to find out.
+    """
+    candidates = [saved for saved in reversed(job.checkpoints) if job.may_start_from(saved.checkpoint)]
+    for saved in candidates:
+        try:
+            if await store.head(saved.checkpoint.uri) is not None:
+                return saved
+        except StoreUnavailable:
+            return saved
+        except ValueError:
+            continue
+    return None

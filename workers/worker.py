@@ -1,0 +1,384 @@
+"""The worker: claims jobs and trains them, one at a time, as the table of open jobs says.
+
+It reconciles: what the table says it should run, it runs; what it runs that the table does not grant, it stops. Nothing
+polls: rows and heartbeats arrive, and each may change what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from uuid_utils import uuid7
+
+from adapters.kafka import topic_name
+from adapters.object_store import ObjectStore
+from adapters.settings import Settings
+from domain.events import AttemptLost, Checkpoint
+from domain.job import Job, Status
+from recipes import catalog
+from schemas.heartbeat import Heartbeat, Running
+from schemas.tables import OpenJob
+from schemas.topics import EVENTS, HEARTBEATS, JOBS, TELEMETRY
+from workers.attempt import Attempt, Surroundings
+from workers.attempt_records import AttemptRecords
+from workers.claim_choice import IdleWorker, Opening, choose
+from workers.colleagues import BrokerClock, Colleagues
+from workers.devices import Devices
+from workers.job_table import JobTable
+from workers.pulse import Pulse
+from workers.steady_producer import SteadyProducer
+from workers.tail import Tail
+from workers.trainer_note import TrainerNote, remove_abandoned_scratch
+from workers.warm_child import WarmChildren
+
+CHILD_LEAVES_IN = 12.0
+"""How long a child may take to save a checkpoint when the worker is told to end."""
+UNANSWERED_CLAIM = 3.0
+"""How long it waits then for the answer to a claim: an attempt that is granted afterwards is lost to the supervisor."""
+WORKER_LEAVES_IN = 17.0
+"""How long a worker that is told to end takes at most: less than the 20 s after which `ravand up` kills it."""
+REASSERTED_AFTER = 30.0
+"""When the table still shows an attempt as ours so long after its end was acknowledged, the end was refused."""
+CLAIMS_REMEMBERED = 1000
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until `stop` is set; then save a checkpoint, give the attempt back, and say goodbye."""
+    worker = Worker(settings)
+    try:
+        await worker.run(stop)
+    finally:
+        await worker.close()
+
+
+class Worker:
+    """One worker process. Its id is new at every start, so that nobody takes it for the one before."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects to nothing yet."""
+        self.id = f"worker-{uuid7()}"
+        self._settings = settings
+        self._lease = settings.worker.lease_seconds
+        self._log = structlog.get_logger("worker")
+        self._children = WarmChildren()
+        self._store = ObjectStore(settings.store.url)
+        self._producer = SteadyProducer(settings.kafka)
+        # Of its own, so that a burst of measurements is never in front of a record.
+        self._measuring = SteadyProducer(settings.kafka)
+        self._devices = Devices()
+        self._recipes = frozenset((spec.name, spec.version) for spec in catalog.recipes().values())
+        self._clock = BrokerClock()
+        self._colleagues = Colleagues(self.id, self._lease, self._clock)
+        self._table: JobTable[OpenJob] = JobTable(lambda row: row)
+        self._jobs = Tail(settings.kafka, JOBS, self._on_rows)
+        self._beats = Tail(settings.kafka, HEARTBEATS, self._on_beats)
+        self._pulse = Pulse(
+            self._measuring,
+            topic_name(settings.kafka, HEARTBEATS),
+            self._heartbeat,
+            interval=self._lease / 5,
+            on_frozen=self._on_frozen,
+        )
+        self._started_at = int(time.time() * 1000)
+        self._host = socket.gethostname()
+        self._seen_at: dict[str, int] = {}
+        self._holders: dict[str, tuple[str, int]] = {}
+        """Job → (worker, attempt), of every attempt that is running somewhere."""
+        self._ours: set[tuple[str, int]] = set()
+        """(job, attempt) of those that the table shows as ours."""
+        self._claims: OrderedDict[tuple[str, int], Checkpoint | None] = OrderedDict()
+        """What this process has claimed, and from which checkpoint: a grant may come after we gave up on a claim."""
+        self._in_vain: dict[str, int] = {}
+        """Job → version of its row when a claim was refused: not claimed again while it stays the same."""
+        self._over: dict[tuple[str, int], float] = {}
+        """Attempts whose end is in the log, while the table still shows them as ours; and since when."""
+        self._attempt: Attempt | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._ready = False
+        self._leaving = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._around = Surroundings(
+            worker=self.id,
+            children=self._children,
+            log=self._producer,
+            events_topic=topic_name(settings.kafka, EVENTS),
+            measurements=self._measuring,
+            telemetry_topic=topic_name(settings.kafka, TELEMETRY),
+            store=self._store,
+            store_url=settings.store.url,
+            devices=self._devices,
+            note=TrainerNote(settings.state),
+            state=settings.state,
+            device=settings.worker.device,
+            threads=settings.worker.threads,
+            lease_seconds=self._lease,
+            grace_seconds=settings.worker.grace_seconds,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Raises what should never happen, so that somebody starts us again."""
+        self._log.info("starting", worker=self.id, recipes=sorted(f"{name} {version}" for name, version in self._recipes))
+        await asyncio.to_thread(remove_abandoned_scratch, self._settings.state)
+        await self._children.start()
+        for work in (self._jobs.run(), self._beats.run(), self._pulse.run(), self._devices.run(), self._get_ready()):
+            self._spawn(work)
+        stopped = asyncio.create_task(stop.wait())
+        either: set[asyncio.Future[Any]] = {stopped, self._failed}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        await self._leave()
+        if self._failed.done():
+            self._failed.result()
+
+    async def close(self) -> None:
+        """Let go of everything; what is not acknowledged by now is given up."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        tasks = [*self._tasks, *([self._running] if self._running is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._failed.done():
+            self._failed.cancel()
+        await self._children.close()
+        await asyncio.gather(self._producer.close(), self._measuring.close())
+        await self._store.close()
+
+    # --- what arrives ------------------------------------------------------------------------------------------------
+
+    def _on_rows(self, records: Sequence[Any]) -> None:
+        for job_id in self._table.apply(records):
+            self._note_row(job_id)
+        self._reconcile()
+
+    def _note_row(self, job_id: str) -> None:
+        row = self._table.rows.get(job_id)
+        job = row.value.job if row is not None else None
+        if job is not None and job.status is Status.QUEUED:
+            self._seen_at.setdefault(job_id, self._now())
+        else:
+            self._seen_at.pop(job_id, None)
+        self._note_holder(job_id, job)
+        if row is None or self._in_vain.get(job_id, row.version) != row.version:
+            self._in_vain.pop(job_id, None)
+        if self._attempt is not None and self._attempt.job_id == job_id:
+            self._attempt.see(job, self._table.version_of(job_id))
+
+    def _note_holder(self, job_id: str, job: Job | None) -> None:
+        before = self._holders.pop(job_id, None)
+        if before is not None:
+            self._ours.discard((job_id, before[1]))
+        if job is None or job.worker is None:
+            return
+        self._holders[job_id] = (job.worker, job.attempt)
+        if job.worker == self.id:
+            self._ours.add((job_id, job.attempt))
+
+    def _on_beats(self, records: Sequence[Any]) -> None:
+        if self._colleagues.apply(records):
+            self._reconcile()
+
+    def _on_frozen(self, seconds: float) -> None:
+        if self._attempt is not None:
+            self._log.warning("did not run for a while; looking whether the attempt is still ours", seconds=round(seconds, 1))
+            self._spawn(self._look_again(self._attempt))
+
+    async def _look_again(self, attempt: Attempt) -> None:
+        attempt.hold()
+        await self._jobs.sync()
+        attempt.go_on()
+
+    async def _get_ready(self) -> None:
+        await self._producer.connect()
+        await asyncio.gather(self._jobs.caught_up.wait(), self._beats.caught_up.wait())
+        # Torch takes seconds to load. Until then others, that are warm, should have the jobs.
+        await self._children.until_waiting()
+        self._ready = True
+        self._pulse.soon()
+        self._log.info("ready", open_jobs=len(self._table.rows))
+        self._reconcile()
+
+    # --- what to do about it -----------------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        self._see_to_grants()
+        if self._attempt is None and self._may_claim():
+            self._claim_next()
+
+    def _see_to_grants(self) -> None:
+        """Every attempt that the table shows as ours is run, or given back."""
+        if not self._ours and not self._over:
+            return
+        self._over = {key: at for key, at in self._over.items() if key in self._ours}
+        for job_id, attempt in sorted(self._ours):
+            if self._attempt is not None and (self._attempt.job_id, self._attempt.number) == (job_id, attempt):
+                continue
+            since = self._over.get((job_id, attempt))
+            if since is None and self._attempt is None and not self._leaving:
+                self._begin(job_id, attempt, granted=True)
+            elif since is None or time.monotonic() - since > REASSERTED_AFTER:
+                self._begin_giving_back(job_id, attempt)
+
+    def _begin_giving_back(self, job_id: str, attempt: int) -> None:
+        self._over[job_id, attempt] = float("inf")  # Once is enough: the order of the log decides.
+        self._spawn(self._give_back(job_id, attempt))
+
+    def _may_claim(self) -> bool:
+        return self._ready and not self._leaving and self._colleagues.own_sequence > 0
+
+    def _claim_next(self) -> None:
+        holding = {worker for worker, _ in self._holders.values()}
+        others = [worker for worker in self._colleagues.idle(holding) if worker.id != self.id]
+        idle = [*others, IdleWorker(self.id, self._recipes)]
+        choice = choose(self._openings(), idle, self.id, self._now())
+        if choice.job_id is not None:
+            job = self._table.rows[choice.job_id].value.job
+            self._begin(choice.job_id, job.attempt + 1, granted=False)
+        elif choice.again_at is not None:
+            self._wake_at(choice.again_at)
+
+    def _openings(self) -> list[Opening]:
+        claiming = self._colleagues.claiming()
+        openings, now = [], self._now()
+        for job_id, seen_at in list(self._seen_at.items()):
+            if seen_at == 0:  # It was there before we knew the time: for us it begins to wait now.
+                seen_at = self._seen_at[job_id] = now
+            job = self._table.rows[job_id].value.job
+            if job_id in self._in_vain or (job_id, job.attempt + 1) in claiming:
+                continue
+            recipe = (job.spec.recipe, job.spec.recipe_version)
+            openings.append(Opening(job_id, job.priority, job.requested_at, recipe, job.not_before, seen_at))
+        return openings
+
+    def _begin(self, job_id: str, number: int, *, granted: bool) -> None:
+        row = self._table.rows[job_id]
+        attempt = self._attempt = Attempt(self._around, row.value.workspace, row.value.job, number)
+        if granted:
+            attempt.start = self._claims.get((job_id, number))
+        attempt.see(row.value.job, row.version)
+        self._running = asyncio.create_task(self._run_attempt(attempt, granted))
+        self._pulse.soon()
+
+    async def _run_attempt(self, attempt: Attempt, granted: bool) -> None:
+        failed = False
+        try:
+            await attempt.run(granted=granted)
+        except Exception:
+            failed = True
+            self._log.exception("an attempt failed in the worker itself", job=attempt.job_id, attempt=attempt.number)
+        finally:
+            self._after(attempt, failed)
+
+    def _after(self, attempt: Attempt, failed: bool) -> None:
+        key = (attempt.job_id, attempt.number)
+        if failed:  # Not begun again here at once, but given back, with a backoff.
+            self._begin_giving_back(*key)
+        self._claims[key] = attempt.start
+        while len(self._claims) > CLAIMS_REMEMBERED:
+            self._claims.popitem(last=False)
+        if attempt.has_ended:
+            self._over[key] = time.monotonic()
+        if not attempt.is_granted and attempt.job_id in self._table.rows:
+            self._in_vain[attempt.job_id] = self._table.version_of(attempt.job_id)
+        self._attempt = self._running = None
+        self._pulse.soon()
+        if not self._leaving:
+            asyncio.get_running_loop().call_soon(self._reconcile)
+
+    async def _give_back(self, job_id: str, number: int) -> None:
+        row = self._table.rows.get(job_id)
+        if row is None:
+            return
+        self._log.warning("giving back an attempt that the table shows as ours", job=job_id, attempt=number)
+        records = AttemptRecords(
+            self._producer,
+            self._around.events_topic,
+            workspace=row.value.workspace,
+            job_id=job_id,
+            worker=self.id,
+        )
+        sending = asyncio.create_task(records.run())
+        try:
+            await records.put(AttemptLost(attempt=number, worker=self.id, reason="released"))
+            await records.flush()
+        finally:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+    def _wake_at(self, at: int) -> None:
+        loop = asyncio.get_running_loop()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_later(max(0.0, (at - self._now()) / 1000) + 0.001, self._reconcile)
+
+    def _now(self) -> int:
+        """The broker's time in milliseconds; 0 until it is known, when nothing is claimed anyway."""
+        return self._clock.now() if self._clock.is_set else 0
+
+    # --- saying who we are, and leaving ------------------------------------------------------------------------------
+
+    def _heartbeat(self, sequence: int) -> Heartbeat:
+        return Heartbeat(
+            id=self.id,
+            kind="worker",
+            state=self._state(),
+            sequence=sequence,
+            started_at=self._started_at,
+            recipes=tuple(sorted(self._recipes)),
+            running=Running(job_id=self._attempt.job_id, attempt=self._attempt.number) if self._attempt else None,
+            devices=self._devices.readings,
+            host=f"{self._host}:{os.getpid()}",
+        )
+
+    def _state(self) -> Any:
+        if self._leaving:
+            return "leaving" if self._attempt is not None else "gone"
+        if self._attempt is not None:
+            return "busy"
+        return "idle" if self._ready else "starting"
+
+    async def _leave(self) -> None:
+        self._leaving = True
+        deadline = time.monotonic() + WORKER_LEAVES_IN
+        if self._attempt is not None and self._running is not None:
+            self._log.info("leaving: the job is saved and handed back", job=self._attempt.job_id)
+            self._pulse.soon()
+            await self._hand_back(self._attempt, self._running)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.5, min(2.0, deadline - time.monotonic()))):
+                await self._pulse.beat()
+        self._log.info("gone", worker=self.id)
+
+    async def _hand_back(self, attempt: Attempt, running: asyncio.Task[None]) -> None:
+        attempt.hand_back(CHILD_LEAVES_IN)
+        if not attempt.is_granted:
+            await asyncio.wait({running}, timeout=UNANSWERED_CLAIM)
+        if attempt.is_granted:
+            await asyncio.wait({running}, timeout=WORKER_LEAVES_IN - UNANSWERED_CLAIM)
+        if not running.done():
+            self._log.warning("the job could not be handed back in time; it is queued again when our lease is over")
+            running.cancel()
+            await asyncio.wait({running}, timeout=1)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
+            self._failed.set_exception(error)
