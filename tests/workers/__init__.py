@@ -1,0 +1,1 @@
+"""Tests of what acts: the worker, its training child, the supervisor."""
