@@ -289,7 +289,8 @@ class Connection:
     def close_slow(self) -> None:
         """Close it as too slow, with the version from which it can resume."""
         reached = [s.position for s in self.subscriptions.values() if not s.live and s.position is not None]
-        last = min([*reached, self._sent] if self._sent else reached, default=0)
+        reached += [version for version in (self._sent, self._behind) if version]
+        last = min(reached, default=0)
         self.close(TOO_SLOW, f"too slow; last version {last}", LINGER_SECONDS)
 
     def close(self, code: int, reason: str, linger: float = 5.0) -> None:
