@@ -1,4 +1,4 @@
-"""Hears of the projector's commits: PostgreSQL's notifications, and the cursors themselves after every interruption."""
+"""Hears of the projector's commits: PostgreSQL's notifications, and the cursors themselves whenever one may have been lost."""
 
 from __future__ import annotations
 
@@ -9,72 +9,60 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
-from adapters import postgres
-from adapters.settings import DatabaseSettings
+from adapters.postgres import is_outage
+from api.live.ports import Listener
 
 CHANNEL = "ravand_commits"
 CHECK_SECONDS = 5.0
-"""How often the cursors are read although nothing is wrong: a connection that died silently is found out by it."""
+"""How often the cursors are read although nothing seems wrong."""
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("api.live")
 
 
 class Commits:
-    """One connection that listens; `committed(partition, next_offset)` and `log_is(log_id)` are called as it hears."""
+    """Calls `log_is(log_id)` and `committed(partition, next_offset)` as it hears; the process's listener does the hearing."""
 
     def __init__(
         self,
-        settings: DatabaseSettings,
+        pool: asyncpg.Pool,
+        listener: Listener,
         committed: Callable[[int, int], None],
         log_is: Callable[[str], None],
     ) -> None:
-        self._settings = settings
+        self._pool = pool
         self._committed = committed
         self._log_is = log_is
-        self.listening = asyncio.Event()
-        """Set while notifications arrive."""
+        self._changed = asyncio.Event()
+        self.known = asyncio.Event()
+        """Set once the cursors have been read."""
+        listener.hear(CHANNEL, self._heard)
+        listener.on_change(self._on_change)
 
     async def run(self) -> None:
-        """Listen for ever; connection trouble is waited out."""
+        """Read the cursors at the start, after every reconnection and now and then, for ever."""
         delay = 0.05
         while True:
+            self._changed.clear()
             try:
-                connection = await postgres.connect(self._settings, name="relay")
+                self._log_is(await self._pool.fetchval("SELECT log_id FROM log.history"))
+                for partition, next_offset in await self._pool.fetch("SELECT partition, next_offset FROM log.cursors"):
+                    self._committed(partition, next_offset)
+                self.known.set()
+                wait, delay = CHECK_SECONDS, 0.05
             except Exception as error:
-                if not postgres.is_outage(error):
+                if not is_outage(error):
                     raise
-                _log.warning("listener_waits", error=repr(error))
-                await asyncio.sleep(delay)
-                delay = min(1.0, delay * 2)
-                continue
-            try:
-                await self._listen(connection)
-            except Exception as error:
-                if not postgres.is_outage(error):
-                    raise
-                _log.warning("listener_interrupted", error=repr(error))
-                await asyncio.sleep(delay)
-            finally:
-                self.listening.clear()
-                connection.terminate()
-            delay = 0.05
-
-    async def _listen(self, connection: asyncpg.Connection) -> None:
-        lost = asyncio.Event()
-        connection.add_termination_listener(lambda *_: lost.set())
-        await connection.add_listener(CHANNEL, self._notified)
-        while True:
-            # Read after the listening began: no commit falls between the two.
-            self._log_is(await connection.fetchval("SELECT log_id FROM log.history"))
-            for partition, next_offset in await connection.fetch("SELECT partition, next_offset FROM log.cursors"):
-                self._committed(partition, next_offset)
-            self.listening.set()
+                _log.warning("cursors_wait", error=repr(error))
+                wait, delay = delay, min(1.0, delay * 2)
             with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await lost.wait()
-                    raise ConnectionError("the connection was closed")
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
-    def _notified(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+    def _on_change(self, connected: bool) -> None:
+        if connected:
+            self._changed.set()
+
+    def _heard(self, payload: str) -> None:
         partition, _, next_offset = payload.partition(":")
         try:
             self._committed(int(partition), int(next_offset))

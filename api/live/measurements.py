@@ -28,7 +28,7 @@ class _Newest:
         self.at = 0
         self.epoch: int | None = None
         self.step: int | None = None
-        self.metrics: Mapping[str, float] = {}
+        self.metrics: Mapping[str, float | None] = {}
         self.resources: Mapping[str, float | None] = {}
         self.sent_at = float("-inf")
         self.due: asyncio.TimerHandle | None = None

@@ -111,7 +111,7 @@ class JobUpdate(_Message, frozen=True, kw_only=True, tag="job_update"):
     at: int
     """The broker's time, in milliseconds since 1970."""
     loss: float | None = None
-    metrics: Mapping[str, float] = {}
+    metrics: Mapping[str, float | None] = {}
     model: ModelRef | None = None
     error: str | None = None
     eta_seconds: float | None = None
@@ -125,7 +125,7 @@ class Metrics(_Message, frozen=True, kw_only=True, tag="metrics"):
     at: int
     epoch: int | None = None
     step: int | None = None
-    metrics: Mapping[str, float] = {}
+    metrics: Mapping[str, float | None] = {}
     resources: Mapping[str, float | None] = {}
 
 

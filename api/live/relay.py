@@ -18,7 +18,7 @@ from api.live import socket
 from api.live.commits import Commits
 from api.live.connection import RESTARTING
 from api.live.hub import Hub
-from api.live.ports import Sessions
+from api.live.ports import Listener, Sessions
 from api.live.postgres_journal import JobDocument, PostgresJournal
 from api.live.tail import Records, Tail
 from api.live.tickets import Tickets
@@ -38,12 +38,14 @@ class Relay:
 
     router: APIRouter
 
-    def __init__(self, settings: Settings, pool: asyncpg.Pool, sessions: Sessions, *, document: JobDocument) -> None:
+    def __init__(
+        self, settings: Settings, pool: asyncpg.Pool, sessions: Sessions, listener: Listener, *, document: JobDocument
+    ) -> None:
         tickets = Tickets(pool)
         self.hub = Hub(PostgresJournal(pool, document))
         self.sockets = socket.Sockets(settings, tickets, sessions, self.hub)
         self.router = socket.router(self.sockets, tickets)
-        self._commits = Commits(settings.database, self.hub.committed, self.hub.log_is)
+        self._commits = Commits(pool, listener, self.hub.committed, self.hub.log_is)
         self._facts = Tail(settings.kafka, FACTS, self.hub.wanted, self._facts_came)
         self._telemetry = Tail(settings.kafka, TELEMETRY, self.hub.wanted, self._telemetry_came)
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,8 +76,8 @@ class Relay:
     def problems(self) -> dict[str, str]:
         """What is not as it should be, by part; for readiness. Sockets stay open and go on when it has passed."""
         found = {}
-        if not self._commits.listening.is_set():
-            found["commits"] = "not listening to PostgreSQL"
+        if not self._commits.known.is_set():
+            found["commits"] = "the projector's cursors could not be read yet"
         if self.hub.wanted.is_set() and not self._facts.following.is_set():
             found["facts"] = "not following Kafka"
         return found
