@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 
 from domain.events import EVENTS, Event, Id, JobRequested
-from schemas.readable import Unreadable, refuse_unreadable
+from schemas.readable import Unreadable, read_whole
 from schemas.upcast import upcast
 
 PREFIX = "ravand."
 MAX_RECORD_BYTES = 256 * 1024
+RESERVED = frozenset({"version", "previous", "at", "job"})
+"""What a fact adds to its record (`schemas.facts`); a record that brings a member of that name could forge or break it."""
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
@@ -178,24 +180,34 @@ def decode(value: bytes | None) -> Envelope:
     if envelope.dataschema != _SCHEMAS[kind]:
         return _decode_slowly(value, None)
     if not as_written or kind is JobRequested or b"\\" in value:
-        try:
-            refuse_unreadable(value)
-        except Unreadable as error:
-            raise UndecodableRecord(str(error)) from None
+        _read_whole(value)
     return envelope
 
 
-def header(value: bytes | None) -> Header | None:
-    """What a record that cannot be decoded says of itself, if that much can be read."""
+def _read_whole(value: bytes) -> Any:
     try:
-        return _header_decoder.decode(value or b"")
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        document = read_whole(value)
+    except Unreadable as error:
+        raise UndecodableRecord(str(error)) from None
+    if isinstance(document, dict) and not RESERVED.isdisjoint(document):
+        raise UndecodableRecord(f"a record has no member {min(RESERVED & document.keys())!r}")
+    return document
+
+
+def header(value: bytes | None) -> Header | None:
+    """What a record that cannot be decoded says of itself, if a build that does not know its type could read that much."""
+    if not value or len(value) > MAX_RECORD_BYTES:
+        return None
+    try:
+        _read_whole(value)
+        return _header_decoder.decode(value)
+    except (msgspec.DecodeError, ValueError):
         return None
 
 
 def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:
     try:
-        refuse_unreadable(value)
+        document = _read_whole(value)
         header = _header_decoder.decode(value)
         kind = BY_TYPE.get(header.type)
         if kind is None:
@@ -209,14 +221,9 @@ def _decode_slowly(value: bytes, reason: Exception | None) -> Envelope:
             kind.__name__,
             version,
             kind.schema_version,
-            msgspec.json.decode(header.data),
+            document["data"],
         )
-        document = {
-            **msgspec.json.decode(value),
-            "data": data,
-            "dataschema": _SCHEMAS[kind],
-        }
-        return msgspec.convert(document, RECORDS[kind])
+        return msgspec.convert({**document, "data": data, "dataschema": _SCHEMAS[kind]}, RECORDS[kind])
     except (UnknownType, UndecodableRecord):
         raise
     except (

@@ -19,8 +19,8 @@ class Unreadable(ValueError):
     """The bytes are no JSON document that every reader can hold."""
 
 
-def refuse_unreadable(value: bytes) -> None:
-    """Raises `Unreadable` for bytes that are not wholly readable JSON; about 2 µs and 60 ns for each value in it."""
+def read_whole(value: bytes) -> Any:
+    """The document. Raises `Unreadable` for bytes that are not wholly readable JSON."""
     try:
         document = _any_decoder.decode(value)
     except RecursionError:
@@ -31,7 +31,7 @@ def refuse_unreadable(value: bytes) -> None:
     for _depth in range(MAX_DEPTH + 1):
         nodes = _children(nodes)
         if not nodes:
-            return
+            return document
     raise Unreadable(f"nested deeper than {MAX_DEPTH}")
 
 
