@@ -28,7 +28,7 @@ def cache_file(java: Path, jars: Sequence[Path], jvm_options: Sequence[str]) -> 
 def use(file: Path) -> list[str]:
     """The JVM's options to use it, if it has been made."""
     # The second one keeps the JVM quiet when it cannot use the file; it does without it either way.
-    return [f"-XX:AOTCache={file}", "-Xlog:aot=off"] if file.exists() else []
+    return [f"-XX:AOTCache={file}", "-Xlog:aot*=off"] if file.exists() else []
 
 
 def make() -> None:

@@ -30,6 +30,7 @@ JVM_OPTIONS = (
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
+    "--sun-misc-unsafe-memory-access=allow",  # It would warn of a deprecation at each start.
     "-Djava.awt.headless=true",
     "-Dfile.encoding=UTF-8",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -68,17 +69,17 @@ class KafkaServer:
     ) -> None:
         self.folder = node.folder
         self.index = nodes.index(node)
-        self._node, self._nodes, self._secrets, self._say = node, nodes, secrets, say
+        self.node, self.nodes, self._secrets, self._say = node, nodes, secrets, say
 
     @property
     def address(self) -> str:
         """Where clients connect."""
-        return f"{_HOST}:{self._node.broker_port}"
+        return f"{_HOST}:{self.node.broker_port}"
 
     def client_settings(self) -> dict[str, str]:
         """The settings with which a service joins."""
         return {
-            "RAVAND_KAFKA__BOOTSTRAP_SERVERS": ",".join(f"{_HOST}:{node.broker_port}" for node in self._nodes),
+            "RAVAND_KAFKA__BOOTSTRAP_SERVERS": ",".join(f"{_HOST}:{node.broker_port}" for node in self.nodes),
             "RAVAND_KAFKA__SECURITY_PROTOCOL": PROTOCOL,
             "RAVAND_KAFKA__SASL_MECHANISM": MECHANISM,
             "RAVAND_KAFKA__SASL_USERNAME": USERNAME,
@@ -139,9 +140,9 @@ class KafkaServer:
 
     def _properties(self, data: Path | None = None) -> str:
         """The whole configuration. Everything that is not here is Kafka's default."""
-        node, copies = self._node, min(3, len(self._nodes))
+        node, copies = self.node, min(3, len(self.nodes))
         in_sync = 2 if copies == 3 else 1
-        voters = ",".join(f"{n.id}@{_HOST}:{n.controller_port}" for n in self._nodes)
+        voters = ",".join(f"{n.id}@{_HOST}:{n.controller_port}" for n in self.nodes)
         kafka, controller = self._secrets.kafka_password, self._secrets.kafka_controller_password
         security = "org.apache.kafka.common.security"
         properties = {
@@ -174,6 +175,10 @@ class KafkaServer:
             # 256 KiB is the largest record; a batch of them may be larger.
             "message.max.bytes": 2 * 1024 * 1024,
             "group.initial.rebalance.delay.ms": 0,
+            # A killed broker may register again only when the session of the one before is over. With nobody to take
+            # over there is nothing to protect, so a single one need not wait the usual 9 s.
+            "broker.session.timeout.ms": 9000 if len(self.nodes) > 1 else 3000,
+            "broker.heartbeat.interval.ms": 2000 if len(self.nodes) > 1 else 300,
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
             "num.network.threads": 2,
             "num.io.threads": 4,
@@ -191,7 +196,7 @@ class KafkaServer:
 
         while True:  # First a bare connection: the client logs an error for each one that is refused.
             try:
-                _, writer = await asyncio.open_connection(_HOST, self._node.broker_port)
+                _, writer = await asyncio.open_connection(_HOST, self.node.broker_port)
                 writer.close()
                 break
             except OSError:

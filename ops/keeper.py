@@ -124,7 +124,7 @@ class Keeper:
         self._watching = asyncio.create_task(self._restart_for_ever())
 
     async def _restart_for_ever(self) -> None:
-        pause, clock = FIRST_PAUSE, asyncio.get_running_loop().time
+        pause, clock = FIRST_PAUSE / 2, asyncio.get_running_loop().time
         while True:
             started = clock()
             assert self._process is not None
@@ -175,6 +175,13 @@ class Keeper:
         await self._end(hurry=False, hurried=hurry)
         self.identity = None
         self._on_change()
+
+    async def forget(self) -> None:
+        """Stops watching, and leaves the process to run; for tests of what finds it later."""
+        self._wanted = False
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
 
     async def _end(self, *, hurry: bool, hurried: asyncio.Event | None = None) -> None:
         process = self._process

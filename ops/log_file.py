@@ -46,10 +46,11 @@ class LogFile:
             self._file = None
 
     def tail(self, lines: int = 12) -> list[str]:
-        """Its last lines, for the message that says why something ended."""
+        """Its last lines, without the frames of Java's stack traces: for the message that says why something ended."""
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
+            said = file.read().decode(errors="replace").splitlines()
+            return [line for line in said if not line.startswith("\tat ")][-lines:]
         return []
 
 
