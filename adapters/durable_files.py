@@ -66,7 +66,7 @@ def durable_file(target: Path, root: Path, temporary: Path, *, replace: bool) ->
             os.fsync(file.fileno())
         make_folders(target.parent, root)
         if replace:
-            os.replace(name, target)
+            Path(name).replace(target)
         else:
             os.link(name, target)  # A link fails if the name is taken; a rename would silently replace it.
         sync_folder(target.parent)

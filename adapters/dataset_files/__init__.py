@@ -1,7 +1,7 @@
 """Reads dataset files: what an uploaded file holds, and the same values again for training.
 
-Nothing heavy is imported here. The API process only starts a child (`Profiler`); the child, and whoever trains,
-import polars, numpy and Pillow when they first read.
+Nothing heavy is imported here. The API only starts children (`profiler.Profiler`); those, and whoever trains, import
+polars, numpy and Pillow when they first read.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "Limits",
     "UnreadableDataset",
     "profile",
+    "profile_in_child",
     "read_arrays",
     "read_images",
     "read_table",
@@ -48,6 +49,15 @@ def profile(path: Path, filename: str, limits: Limits = DEFAULT_LIMITS) -> Datas
     from adapters.dataset_files import opening
 
     return opening.profile(path, filename, limits)
+
+
+async def profile_in_child(
+    path: Path, filename: str, limits: Limits = DEFAULT_LIMITS, timeout: float = 120.0
+) -> DatasetProfile:
+    """`profile` in a confined child process. `profiler.Profiler` keeps a child warm, for whoever has many files."""
+    from adapters.dataset_files import profiler
+
+    return await profiler.profile_in_child(path, filename, limits, timeout)
 
 
 def read_table(path: Path, format: str) -> pl.DataFrame:

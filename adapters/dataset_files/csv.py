@@ -24,15 +24,20 @@ def read(path: Path, limits: Limits = DEFAULT_LIMITS, *, compact: bool = False) 
     `compact` keeps integers in as few bytes as they need and bounds the table's size: for who only looks at it.
     """
     with utf8_file(path, limits) as file:
-        dialect = dialect_of(file, limits)
-        start = file.tell()
-        try:
-            return _table(file, dialect, limits, compact)
-        except Irregular:
-            file.seek(start)
-            with tempfile.TemporaryFile() as regular:
-                rewrite(file, regular, dialect.delimiter, len(dialect.names), limits)
-                return _table(regular, dialect, limits, compact)
+        return table_of(file, limits, compact=compact)
+
+
+def table_of(file: IO[bytes], limits: Limits, *, compact: bool) -> pl.DataFrame:
+    """As `read`, from valid UTF-8 that begins where the file stands."""
+    dialect = dialect_of(file, limits)
+    start = file.tell()
+    try:
+        return _table(file, dialect, limits, compact)
+    except Irregular:
+        file.seek(start)
+        with tempfile.TemporaryFile() as regular:
+            rewrite(file, regular, dialect.delimiter, len(dialect.names), limits)
+            return _table(regular, dialect, limits, compact)
 
 
 def _table(file: IO[bytes], dialect: Dialect, limits: Limits, compact: bool) -> pl.DataFrame:

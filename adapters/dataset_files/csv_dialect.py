@@ -78,9 +78,11 @@ def _rows(text: str, delimiter: str, cut_off: bool, limits: Limits) -> list[list
     return [row for row in rows[:_SAMPLE_ROWS] if row]
 
 
-def _likelihood(rows: list[list[str]]) -> tuple[bool, int]:
-    """Rows of one length speak for a delimiter, and then many columns do. Without any, the header decides."""
-    if not rows:
-        return False, 0
-    columns = len(rows[0])
-    return all(len(row) == columns for row in rows), columns
+def _likelihood(rows: list[list[str]]) -> tuple[bool, int, bool]:
+    """Several columns and rows of one length speak for a delimiter; next, what splits the header: rows may be ragged.
+
+    A header that nothing splits is one column, and its delimiter is one that no row has.
+    """
+    columns = len(rows[0]) if rows else 0
+    even = all(len(row) == columns for row in rows)
+    return even and columns > 1, columns, even

@@ -20,7 +20,8 @@ GZIP = b"\x1f\x8b"
 @contextmanager
 def utf8_file(path: Path, limits: Limits) -> Iterator[IO[bytes]]:
     """The file's text, positioned at the header. What has to be rewritten goes to a file without a name."""
-    with path.open("rb") as file, tempfile.TemporaryFile() as unpacked, tempfile.TemporaryFile() as decoded:
+    with path.open("rb") as original, tempfile.TemporaryFile() as unpacked, tempfile.TemporaryFile() as decoded:
+        file: IO[bytes] = original
         if file.read(2) == GZIP:
             _unpack(path, unpacked, limits)
             file = unpacked

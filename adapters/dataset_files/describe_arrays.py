@@ -14,7 +14,7 @@ from schemas.dataset_profile import Column
 
 Array = npt.NDArray[np.generic]
 
-_IMAGE_NAMES = ("x", "image", "images")
+_IMAGE_NAMES = ("x", "image", "images", "x_train", "x_test")
 _CHANNELS = (1, 3, 4)
 _ROWS_AT_ONCE = 4096
 
@@ -54,7 +54,7 @@ def _series(name: str, array: Array) -> pl.Series:
 def _block(name: str, array: Array) -> Column:
     """A column with more than one value per row. A row with a value that is not finite counts as missing."""
     shape = array.shape[1:]
-    image = name.lower().startswith(_IMAGE_NAMES) and (len(shape) == 2 or (len(shape) == 3 and shape[-1] in _CHANNELS))
+    image = name.lower() in _IMAGE_NAMES and (len(shape) == 2 or (len(shape) == 3 and shape[-1] in _CHANNELS))
     minimum = maximum = mean = None
     missing = 0
     if array.dtype.kind in "biuf":
@@ -71,7 +71,7 @@ def _block(name: str, array: Array) -> Column:
 
 
 def _numbers(array: Array) -> tuple[float | None, float | None, float | None, int]:
-    """Minimum, maximum and mean of the finite values, and the rows with others; in pieces, so that copies stay small."""
+    """Minimum, maximum and mean of the finite values, and the rows with others; in pieces, so copies stay small."""
     low, high, total, count, missing = math.inf, -math.inf, 0.0, 0, 0
     for start in range(0, len(array), _ROWS_AT_ONCE):
         rows = array[start : start + _ROWS_AT_ONCE]

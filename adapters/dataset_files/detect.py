@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import zipfile
 from pathlib import Path, PurePosixPath
 
 from adapters.dataset_files.errors import UnreadableDataset
+from adapters.dataset_files.limits import Limits
+from adapters.dataset_files.zip_members import open_archive
 from schemas.dataset_profile import DatasetFormat
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -22,14 +23,14 @@ _BINARY = (
 _HEAD = 64 * 1024
 
 
-def detect(path: Path, filename: str) -> DatasetFormat:
-    """The format; UnreadableDataset with `empty` or `unknown_format` otherwise."""
+def detect(path: Path, filename: str, limits: Limits) -> DatasetFormat:
+    """The format; UnreadableDataset with `empty`, `unknown_format` or `bad_archive` otherwise."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
         raise UnreadableDataset("empty", "The file is empty.")
     if head.startswith(_ZIP):
-        return _zip_format(path)
+        return _zip_format(path, limits)
     if head.startswith(_PARQUET):
         return "parquet"
     if head.startswith(b"\x1f\x8b") or head.startswith(_TEXT_MARKS):
@@ -39,12 +40,9 @@ def detect(path: Path, filename: str) -> DatasetFormat:
     raise UnreadableDataset("unknown_format", "The file is not CSV, Parquet, NPZ or a zip of images in folders.")
 
 
-def _zip_format(path: Path) -> DatasetFormat:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise UnreadableDataset("bad_archive", "The archive is damaged or cut off.") from error
+def _zip_format(path: Path, limits: Limits) -> DatasetFormat:
+    with open_archive(path, limits) as archive:
+        names = [member.path for member in archive.members]
     if PurePosixPath("[Content_Types].xml") in names:
         raise UnreadableDataset("unknown_format", "This is an office document; save the table as CSV.")
     return "npz" if names and all(name.suffix == ".npy" for name in names) else "images"

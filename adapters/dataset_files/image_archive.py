@@ -52,7 +52,7 @@ def profile(path: Path, limits: Limits) -> DatasetProfile:
             if pixels > limits.total_pixels:
                 raise DatasetTooLarge(f"The images have more than {limits.total_pixels} pixels together.")
             labels[_label(member)] += 1
-            shapes.add((image.height, image.width, 3))
+            shapes.add(_shape(image))
             if len(preview) < 100:
                 preview.append((str(member.path)[:200], _label(member)))
     if not labels:
@@ -78,11 +78,11 @@ def decode(archive: Archive, member: Member, limits: Limits) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns about large images; the limit below is ours. Warnings about odd metadata are not ours either.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > limits.image_pixels:
-                    raise _bad_image(member, f"has more than {limits.image_pixels} pixels")
-                image.load()
-                return image
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > limits.image_pixels:
+                raise _bad_image(member, f"has more than {limits.image_pixels} pixels")
+            image.load()
+            return image
     except Image.DecompressionBombError as error:
         raise _bad_image(member, f"has more than {limits.image_pixels} pixels") from error
     except UnidentifiedImageError as error:
@@ -99,6 +99,12 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16 bits per pixel: Pillow would cut off all that is above 255.
         image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
+
+
+def _shape(image: Image.Image) -> tuple[int, int, int]:
+    """The shape that `pixels_of` gives, without the work."""
+    on_its_side = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height, 3) if on_its_side else (image.height, image.width, 3)
 
 
 def _label(member: Member) -> str:

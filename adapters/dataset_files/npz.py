@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -72,7 +73,7 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
         start = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(start, max_header_size=_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, TokenError) as error:
         raise UnreadableDataset("unsafe_array", f"The header of “{name}” cannot be read.") from error
     if dtype.hasobject:
         raise UnreadableDataset("unsafe_array", f"“{name}” holds Python objects; save plain arrays.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import polars as pl
 
 from adapters.dataset_files import csv, parquet
 from adapters.dataset_files.describe import columns_of, preview_of
@@ -12,16 +13,19 @@ from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
 from adapters.dataset_files.limits import MIB, Limits
 from schemas.dataset_profile import DatasetFormat, DatasetProfile
 
-if TYPE_CHECKING:
-    import polars as pl
-
 
 def profile(path: Path, filename: str, limits: Limits) -> DatasetProfile:
     """What the file holds. Each format's own modules are imported when one is met."""
     size = path.stat().st_size
     if size > limits.file_bytes:
         raise DatasetTooLarge(f"The file is larger than {limits.file_bytes // MIB} MiB.")
-    format = detect(path, filename)
+    try:
+        return _profile(path, size, detect(path, filename, limits), limits)
+    except pl.exceptions.PolarsError as error:
+        raise UnreadableDataset("unreadable", "The file cannot be read.") from error
+
+
+def _profile(path: Path, size: int, format: DatasetFormat, limits: Limits) -> DatasetProfile:
     match format:
         case "csv":
             return _table_profile(format, size, csv.read(path, limits, compact=True))

@@ -19,7 +19,7 @@ def read(path: Path, limits: Limits = DEFAULT_LIMITS) -> pl.DataFrame:
     try:
         file = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         schema = file.collect_schema()
-        check_names(tuple(schema.names()), limits)
+        check_names(tuple(name.strip() for name in schema.names()), limits)
         _check_types(schema)
         # A few bytes may stand for a billion equal values, so the count comes first.
         rows = int(file.select(pl.len()).collect().item())
@@ -39,9 +39,7 @@ def _check_types(schema: pl.Schema) -> None:
     nested = [name for name, dtype in schema.items() if dtype.is_nested()]
     if nested:
         raise UnreadableDataset("nested_columns", f"Lists and records cannot be used: {_named(nested)}.")
-    other = [
-        name for name, dtype in schema.items() if dtype in (pl.Binary, pl.Object) or dtype.base_type() is pl.Unknown
-    ]
+    other = [name for name, dtype in schema.items() if dtype in (pl.Binary, pl.Object, pl.Unknown)]
     if other:
         raise UnreadableDataset("unsupported_type", f"Columns of bytes cannot be used: {_named(other)}.")
 

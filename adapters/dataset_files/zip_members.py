@@ -155,8 +155,8 @@ def _safe(name: str) -> PurePosixPath:
     parts = name.rstrip("/").split("/")
     drive = len(parts[0]) > 1 and parts[0][1] == ":"
     control = any(unicodedata.category(character) == "Cc" for character in name)
-    if not name or control or "\\" in name or drive or any(part in ("", ".", "..") for part in parts):
-        raise bad_archive(f"The archive holds a name that leads elsewhere: {ascii(name[:100])}.")
+    if not name or control or "\\" in name or drive or any(part in ("", "..") for part in parts):
+        raise bad_archive(f"The archive holds a name that leads elsewhere: {name[:100]!a}.")
     return PurePosixPath(*parts)
 
 
@@ -176,9 +176,8 @@ def _check_overlap(infos: list[zipfile.ZipInfo]) -> None:
     for info in sorted(infos, key=lambda info: info.header_offset):
         if info.header_offset < end:
             raise bad_archive(f"“{last}” and “{info.filename}” share bytes of the archive.")
-        end = (
-            info.header_offset + _LOCAL_HEADER + len(info.orig_filename.encode("cp437", "ignore")) + info.compress_size
-        )
+        name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_NAME else "cp437", "replace")
+        end = info.header_offset + _LOCAL_HEADER + len(name) + info.compress_size
         last = info.filename
 
 

@@ -216,7 +216,7 @@ class TestDurability:
 
         def note(descriptor: int) -> None:
             is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-            name = os.readlink(f"/proc/self/fd/{descriptor}")
+            name = Path(f"/proc/self/fd/{descriptor}").readlink()
             flushed.append(os.path.relpath(name, folder) if is_folder else f"file, named: {(folder / 'a/b').exists()}")
             real(descriptor)
 
