@@ -6,6 +6,7 @@ holds a connection for ever. What a caller does with a failure depends on `is_ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -69,11 +70,21 @@ def connection_options(settings: DatabaseSettings, *, name: str) -> dict[str, An
 
 
 async def create_pool(
-    settings: DatabaseSettings, *, name: str, size: int | None = None, **options: Any
+    settings: DatabaseSettings,
+    *,
+    name: str,
+    size: int | None = None,
+    plans: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> asyncpg.Pool:
-    """A started pool of at most `size` connections (the setting's when not given). Raises what `is_outage` knows."""
+    """A started pool of at most `size` connections (the setting's when not given). Raises what `is_outage` knows.
+
+    `plans` are settings of the server's planner for every session of the pool.
+    """
+    session = connection_options(settings, name=name)
+    session["server_settings"] |= plans or {}
     return await asyncpg.create_pool(
-        **connection_options(settings, name=name),
+        **session,
         min_size=1,
         max_size=size or settings.pool_size,
         **options,

@@ -1,0 +1,24 @@
+"""The hash chain of a partition: whoever holds its last hash can tell whether any record before it was changed.
+
+The hash of a record is SHA-256 over four parts, each preceded by its length as a big-endian unsigned 32-bit number: the
+hash of the record before it (32 bytes; zeros for the first), its time (the broker's, milliseconds since 1970, a
+big-endian signed 64-bit number), its key and its value. A part that is null has the length 0xFFFFFFFF and no bytes. Every
+record of the log is in the chain, the refused and the undecodable ones too; offsets are not, so a log that was completed
+from the journal has the chain that it had.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from struct import Struct
+
+GENESIS = bytes(32)
+_NULL = 0xFFFFFFFF
+_head = Struct(">I32sIqI").pack
+_length = Struct(">I").pack
+
+
+def link(previous: bytes, at: int, key: bytes | None, value: bytes | None) -> bytes:
+    """The hash of the record that follows one with the hash `previous`."""
+    head = _head(32, previous, 8, at, _NULL if key is None else len(key))
+    return sha256(b"".join((head, key or b"", _length(_NULL if value is None else len(value)), value or b""))).digest()

@@ -1,0 +1,169 @@
+"""The projector: judges every record of its partitions, and stores and publishes what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+
+import asyncpg
+import structlog
+from aiokafka.errors import KafkaError
+
+from adapters.migrations import check as check_schema
+from adapters.postgres import connect, create_pool, is_outage
+from adapters.settings import Settings
+from adapters.topics import check_topics
+from projections.budget import Budget
+from projections.judging import PartitionStopped
+from projections.kafka_clients import Producers
+from projections.ownership import Ownership
+from projections.partition import Common, Partition
+from schemas.topics import EVENTS
+
+IN_HAND_BYTES = 12 * 1024 * 1024
+MEMORY_KEYS = 8_000
+"""Jobs and the like that a process keeps in memory when idle, over all its partitions."""
+_TICK_SECONDS = 0.5
+_PAUSE_SECONDS = 1.0
+_STOP_SECONDS = 8.0
+# The statements that load and upsert find rows by keys, and their plans are kept: made while a table is still small,
+# a plan that reads all of it would be kept too, and the rate would fall as history grows.
+_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until `stop` is set; wait out whatever is away. Raises `WrongSchema`, `WrongTopics` and `LogDiverged`."""
+    await _ready(settings, stop)
+    if stop.is_set():
+        return
+    gc.freeze()
+    pool = await create_pool(settings.database, name="projector", plans=_PLANS)
+    producers = Producers(settings.kafka)
+    projector = Projector(settings, pool, producers, stop)
+    log.info("projector_started")
+    try:
+        await projector.run()
+    finally:
+        await producers.close()
+        await _close(pool)
+        log.info("projector_stopped")
+
+
+async def _ready(settings: Settings, stop: asyncio.Event) -> None:
+    """Wait until both servers answer, and see that they are as this build needs them."""
+    while not stop.is_set():
+        try:
+            await check_schema(settings.database.url.get_secret_value())
+            await check_topics(settings.kafka)
+        except Exception as error:
+            if not (is_outage(error) or isinstance(error, KafkaError)):
+                raise
+            log.warning("waiting_for_servers", error=f"{type(error).__name__}: {error}")
+            await _sleep(stop, _PAUSE_SECONDS)
+        else:
+            return
+
+
+async def _sleep(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(_PAUSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+class Projector:
+    """Takes and lets go of partitions, and runs those that it has."""
+
+    def __init__(self, settings: Settings, pool: asyncpg.Pool, producers: Producers, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._running: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
+        self._broken: set[int] = set()
+        """Partitions that this build cannot judge any further; a mended one may, so they are left to it."""
+        self._common = Common(
+            pool=pool,
+            kafka=settings.kafka,
+            producers=producers,
+            budget=Budget(IN_HAND_BYTES),
+            memory_keys=lambda: MEMORY_KEYS // max(1, len(self._running)),
+        )
+
+    async def run(self) -> None:
+        """Until told to stop. Raises `LogDiverged`."""
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._hold()
+                except Exception as error:
+                    if not is_outage(error):
+                        raise
+                    log.warning("locks_lost", error=f"{type(error).__name__}: {error}")
+                    await self._end(list(self._running))
+                    await _sleep(self._stop, _PAUSE_SECONDS)
+        finally:
+            await self._end(list(self._running))
+
+    async def _hold(self) -> None:
+        """Keep the locks of one session, and run what they stand for."""
+        connection = await connect(self._settings.database, name="projector-locks")
+        try:
+            ownership = Ownership(connection, EVENTS.partitions)
+            await ownership.join()
+            while not self._stop.is_set():
+                await self._notice_ends(ownership)
+                await self._balance(ownership)
+                await _sleep(self._stop, _TICK_SECONDS)
+            await self._end(list(self._running))
+        finally:
+            connection.terminate()
+
+    async def _balance(self, ownership: Ownership) -> None:
+        quota = await ownership.quota()
+        excess = sorted(ownership.owned)[quota:]
+        if excess:
+            await self._end(excess)
+            for number in excess:
+                await ownership.let_go(number)
+            log.info("partitions_let_go", partitions=excess)
+        if len(ownership.owned) < quota:
+            taken = await ownership.take(quota - len(ownership.owned), self._broken)
+            for number in taken:
+                partition = Partition(number, self._common)
+                self._running[number] = (partition, asyncio.create_task(partition.run()))
+            if taken:
+                log.info("partitions_taken", partitions=taken)
+
+    async def _notice_ends(self, ownership: Ownership) -> None:
+        for number, (_, task) in list(self._running.items()):
+            if not task.done():
+                continue
+            del self._running[number]
+            try:
+                task.result()
+            except PartitionStopped as stopped:
+                log.error("partition_stopped", partition=number, offset=stopped.offset, record=stopped.id)
+                self._broken.add(number)
+            await ownership.let_go(number)
+
+    async def _end(self, numbers: list[int]) -> None:
+        """End these partitions in good order, or after a while without."""
+        ending = [self._running.pop(number) for number in numbers]
+        for partition, _ in ending:
+            partition.stop()
+        tasks = [task for _, task in ending]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.warning("ended_with", error=f"{type(result).__name__}: {result}")

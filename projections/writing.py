@@ -1,0 +1,116 @@
+"""Stores a judged batch: rows, journal and the new position in one transaction, guarded by the old position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from projections.batch import JOURNAL, Batch, Row
+
+_encode = msgspec.json.Encoder().encode
+
+CHANNEL = "ravand_commits"
+_MOVE = """
+UPDATE log.cursors SET next_offset = $3, published = greatest(published, $4), rules = $5, chain = $6
+ WHERE partition = $1 AND next_offset = $2
+"""
+_JOBS = """
+INSERT INTO read.jobs (workspace, job_id, status, priority, requested_version, version, state)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bytea[])
+    ON CONFLICT (workspace, job_id) DO UPDATE
+   SET status = excluded.status, priority = excluded.priority, version = excluded.version, state = excluded.state
+"""
+_DATASETS = """
+INSERT INTO read.datasets (workspace, dataset_id, name, number, version, state)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[])
+"""
+_MODELS = """
+INSERT INTO read.models (workspace, name, number, version, job_id, state)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[])
+"""
+_WORKSPACES = """
+INSERT INTO log.workspaces (workspace, partition, version)
+SELECT workspace, $1, version FROM unnest($2::text[], $3::bigint[]) AS changed(workspace, version)
+    ON CONFLICT (workspace, partition) DO UPDATE SET version = excluded.version
+"""
+_STRIKE = """
+UPDATE read.checkpoints c SET struck = true
+  FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::bigint[]) AS k(workspace, job_id, attempt, epoch, step)
+ WHERE (c.workspace, c.job_id, c.attempt, c.epoch, c.step) = (k.workspace, k.job_id, k.attempt, k.epoch, k.step)
+"""
+_REQUESTS = ("workspace", "id", "partition", "offset", "type", "subject", "version", "refusal", "requesthash")
+_EPOCHS = ("workspace", "job_id", "attempt", "epoch", "version", "at", "metrics")
+_CHECKPOINTS = ("workspace", "job_id", "attempt", "epoch", "step", "uri", "sha256", "version", "struck")
+
+
+class LostRace(Exception):
+    """The stored cursor is not where this batch begins: somebody else has judged it. Nothing was written."""
+
+
+async def write(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
+    """Commit `batch`, and that everything before the position `published` is acknowledged by the topics.
+
+    Raises `LostRace`, and what asyncpg raises; then the outcome is unknown.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        # First of all, since it locks the row: of two who judged the same stretch, the other waits here and then loses.
+        moved = await connection.execute(
+            _MOVE, batch.partition, batch.start, batch.end, published, batch.rules, batch.chain
+        )
+        if moved != "UPDATE 1":
+            raise LostRace(f"partition {batch.partition} no longer stands at {batch.start}")
+        await _write_rows(connection, batch)
+        await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, f"{batch.partition}:{batch.end}")
+
+
+async def store_published(pool: asyncpg.Pool, partition: int, position: int, published: int) -> None:
+    """Note at a clean stop what is acknowledged, so that the next one need not publish it again."""
+    await pool.execute(
+        "UPDATE log.cursors SET published = greatest(published, $3) WHERE partition = $1 AND next_offset = $2",
+        partition,
+        position,
+        published,
+    )
+
+
+async def _write_rows(connection: Any, batch: Batch) -> None:
+    await _copy(connection, "log", "journal", JOURNAL, batch.journal)
+    await _copy(connection, "log", "requests", _REQUESTS, batch.requests)
+    await _copy(connection, "read", "epochs", _EPOCHS, batch.epochs)
+    await _copy(connection, "read", "checkpoints", _CHECKPOINTS, batch.checkpoints)
+    if batch.jobs:
+        jobs = [
+            (
+                workspace,
+                job.id,
+                job.status.value,
+                job.priority,
+                batch.requested.get((workspace, job.id), 0),
+                job.version,
+                _encode(job),
+            )
+            for (workspace, _), job in sorted(batch.jobs.items())
+        ]
+        await connection.execute(_JOBS, *_columns(jobs))
+    if batch.datasets:
+        datasets = [(w, d.id, d.name, d.number, d.version, _encode(d)) for w, d in batch.datasets]
+        await connection.execute(_DATASETS, *_columns(datasets))
+    if batch.models:
+        models = [(w, m.name, m.number, m.version, m.job_id, _encode(m)) for w, m in batch.models]
+        await connection.execute(_MODELS, *_columns(models))
+    if batch.struck:
+        await connection.execute(_STRIKE, *_columns(batch.struck))
+    if batch.workspaces:
+        await connection.execute(_WORKSPACES, batch.partition, list(batch.workspaces), list(batch.workspaces.values()))
+
+
+async def _copy(connection: Any, schema: str, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    if rows:
+        await connection.copy_records_to_table(table, schema_name=schema, columns=columns, records=rows)
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
