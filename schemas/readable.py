@@ -27,29 +27,30 @@ def read_whole(value: bytes) -> Any:
         raise Unreadable(f"nested deeper than {MAX_DEPTH}") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise Unreadable(str(error)) from None
+    # Unescaped, it is no JSON; and an escape that is itself escaped is sorted out by looking at the decoded text.
+    may_hold_nul = b"\\u0000" in value
     nodes = [document]
     for _depth in range(MAX_DEPTH + 1):
-        nodes = _children(nodes)
+        nodes = _children(nodes, may_hold_nul)
         if not nodes:
             return document
     raise Unreadable(f"nested deeper than {MAX_DEPTH}")
 
 
-def _children(nodes: list[Any]) -> list[Any]:
-    """Everything directly inside of `nodes`, after a look at each of them."""
+def _children(nodes: list[Any], may_hold_nul: bool) -> list[Any]:
+    """Everything directly inside of `nodes`, after a look at each of them. By type, not `match`: a third of the time."""
     inside: list[Any] = []
     for node in nodes:
-        match node:
-            case str():
-                if "\0" in node:
-                    raise Unreadable("NUL character in text")
-            case dict():
+        kind = type(node)
+        if kind is dict:
+            inside += node.values()
+            if may_hold_nul:
                 inside += node.keys()
-                inside += node.values()
-            case list():
-                inside += node
-            case bool():
-                pass
-            case int() if not -(2**63) <= node < 2**63:
+        elif kind is list:
+            inside += node
+        elif kind is int:
+            if not -(2**63) <= node < 2**63:
                 raise Unreadable("integer beyond 64 bits")
+        elif kind is str and may_hold_nul and "\0" in node:
+            raise Unreadable("NUL character in text")
     return inside
