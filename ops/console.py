@@ -15,7 +15,9 @@ from typing import Any
 _QUIET = {"debug", "notset", "trace"}
 _STYLES = {"warning": "yellow", "error": "red", "critical": "bold red"}
 # What a structured line says about itself; the rest is what it is about.
-_ABOUT_ITSELF = {"event", "level", "timestamp", "logger", "service", "exception", "pid", "worker_id"}
+_ABOUT_ITSELF = {"message", "event", "level", "timestamp", "logger", "service", "exception", "pid", "worker_id"}
+# What is said by the way while everything starts, and is no trouble then: a server is not there yet.
+_NOT_YET = re.compile(r"Unable connect to|waiting for the log|starting up|refused")
 _SERVER_TROUBLE = re.compile(r"\b(PANIC|FATAL|ERROR) ")
 
 
@@ -23,6 +25,8 @@ class Console:
     """Rich on a terminal, plain text elsewhere."""
 
     def __init__(self) -> None:
+        self.starting = True
+        """Until the servers answer. Should one fail to start, its last words are shown then."""
         self._rich: Any = None
         self._lines: queue.Queue[tuple[str, str, str, str] | None] = queue.Queue(10_000)
         self._writer = threading.Thread(target=self._write, daemon=True)
@@ -63,10 +67,15 @@ class Console:
         return lambda text: self.say(source, text)
 
     def relay_service(self, source: str) -> Callable[[str], None]:
-        """For the lines that a service writes: structured ones from INFO on, and whatever else it says."""
+        """For the lines that a service writes: structured ones from INFO on, and whatever else it says.
+
+        Of a traceback only the last line is shown; the log file has it all.
+        """
 
         def relay(line: str) -> None:
-            if not line.strip():
+            if not line.strip() or line.startswith((" ", "\t", "Traceback (most recent call last)")):
+                return
+            if self.starting and _NOT_YET.search(line):
                 return
             entry = _structured(line)
             if entry is None:
@@ -77,10 +86,10 @@ class Console:
         return relay
 
     def relay_server(self, source: str) -> Callable[[str], None]:
-        """For Kafka and PostgreSQL: trouble only. The rest is in the log file; a server that starts says FATAL too."""
+        """For Kafka and PostgreSQL: trouble only, and not while they start, when it is none. The log file has it all."""
 
         def relay(line: str) -> None:
-            if _SERVER_TROUBLE.search(line[:200]) and "starting up" not in line:
+            if _SERVER_TROUBLE.search(line[:200]) and not self.starting and not _NOT_YET.search(line):
                 self.say(source, line, "error")
 
         return relay
@@ -93,10 +102,10 @@ def _structured(line: str) -> Mapping[str, Any] | None:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) and "event" in entry else None
+    return entry if isinstance(entry, dict) and ("message" in entry or "event" in entry) else None
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
     about = " ".join(f"{name}={value}" for name, value in entry.items() if name not in _ABOUT_ITSELF)
     trouble = str(entry.get("exception", "")).strip().rpartition("\n")[2]
-    return "  ".join(part for part in (str(entry["event"]), about, trouble) if part)
+    return "  ".join(part for part in (str(entry.get("message") or entry.get("event")), about, trouble) if part)

@@ -43,12 +43,17 @@ async def _up(state: StateFolder, options: Options, console: Console, began: flo
     await _Run(state, installation, console, began).until_stopped()
 
 
+# What an answer of the API needs. The others would take their share of the processor while these load.
+_FIRST = {"api", "projector"}
+
+
 class _Run:
     """One run, from the first process to the last."""
 
     def __init__(self, state: StateFolder, installation: Installation, console: Console, began: float) -> None:
         self._state, self._installation, self._console, self._began = state, installation, console, began
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._servers_answer = asyncio.Event()
         self._servers = [self._keeper(program, console.relay_server) for program in installation.servers]
         self._services = [self._keeper(program, console.relay_service) for program in installation.services]
 
@@ -91,7 +96,7 @@ class _Run:
             self._hurry.set()
 
     async def _start(self) -> None:
-        """All at once: a service takes a second to load and waits by itself for the servers and for the tables."""
+        """The services load beside the servers and wait for them; those that nobody waits for load a little later."""
         await together([self._start_servers(), *(self._start_service(keeper) for keeper in self._services)])
         took = time.monotonic() - self._began
         settings = self._installation.settings
@@ -102,6 +107,8 @@ class _Run:
 
     async def _start_servers(self) -> None:
         await together(self._start_server(keeper) for keeper in self._servers)
+        self._console.starting = False
+        self._servers_answer.set()
         if self._services:
             await self._initialise()
 
@@ -112,6 +119,8 @@ class _Run:
         self._console.say(keeper.program.name, f"answers at {address} after {took:.1f} s")
 
     async def _start_service(self, keeper: Keeper) -> None:
+        if keeper.program.name not in _FIRST:
+            await self._servers_answer.wait()
         await keeper.launch()
         keeper.watch()
         await keeper.running()
