@@ -89,11 +89,14 @@ def _journal(history: History, fold: Fold) -> Iterator[Violation]:
 
 
 def chain(previous: bytes, at: int, key: bytes | None, value: bytes | None) -> bytes:
-    """The hash of a record in its partition's chain: over (previous, time, key, value), each with its length."""
+    """The hash of a record in its partition's chain: over (previous, time, key, value), each with its length.
+
+    Lengths are unsigned 32-bit and big-endian, 0xFFFFFFFF for null; the time is signed 64-bit milliseconds.
+    """
     digest = hashlib.sha256()
-    for part in (previous, at.to_bytes(8, "big", signed=True), key or b"", value or b""):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+    for part in (previous, at.to_bytes(8, "big", signed=True), key, value):
+        digest.update((0xFFFFFFFF if part is None else len(part)).to_bytes(4, "big"))
+        digest.update(part or b"")
     return digest.digest()
 
 
@@ -102,7 +105,7 @@ def _chain(history: History) -> Iterator[Violation]:
     for row in sorted(history.rows.get("journal", ()), key=lambda r: (r["partition"], r["offset"])):
         if "hash" not in row:
             return
-        head = chain(heads.get(row["partition"], b""), row["at"], row["key"], row["value"])
+        head = chain(heads.get(row["partition"], bytes(32)), row["at"], row["key"], row["value"])
         if head != bytes(row["hash"]):
             yield Violation("A2", f"the hash chain of partition {row['partition']} breaks at offset {row['offset']}")
             return

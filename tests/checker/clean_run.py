@@ -142,7 +142,7 @@ def clean() -> History:
 
 
 def _journal(history: History) -> list[dict[str, Any]]:
-    rows, head = [], b""
+    rows, head = [], bytes(32)
     for verdict in fold(history.log).verdicts:
         r = verdict.record
         head = chain(head, r.timestamp, r.key, r.value)
