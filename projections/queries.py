@@ -14,6 +14,7 @@ from domain.history import chain
 from domain.job import Job
 from domain.workspace import Dataset, Model
 from projections.reading import home
+from schemas.envelope import PREFIX
 from schemas.facts import join
 
 _NEWEST = 2**63 - 1
@@ -74,6 +75,10 @@ class FactRow(msgspec.Struct, frozen=True):
     value: bytes
 
 
+def _below(before: int | None) -> int:
+    return _NEWEST if before is None else before
+
+
 class _Data(msgspec.Struct):
     data: msgspec.Raw
 
@@ -97,7 +102,7 @@ async def jobs_page(
             "SELECT state, requested_version FROM read.jobs WHERE workspace = $1 AND requested_version < $2"
             " ORDER BY requested_version DESC LIMIT $3",
             workspace,
-            before or _NEWEST,
+            _below(before),
             limit,
         )
     else:
@@ -105,7 +110,7 @@ async def jobs_page(
             "SELECT state, requested_version FROM read.jobs WHERE workspace = $1 AND status = $4"
             " AND requested_version < $2 ORDER BY requested_version DESC LIMIT $3",
             workspace,
-            before or _NEWEST,
+            _below(before),
             limit,
             status,
         )
@@ -126,7 +131,7 @@ async def history(source: Any, workspace: str, job: Job) -> list[EpochRow]:
         [segment.after for segment in segments],
         [_LAST_EPOCH if segment.through is None else segment.through for segment in segments],
     )
-    return [EpochRow(*row[:4], _metrics.decode(row[4])) for row in rows]
+    return [EpochRow(row[0], row[1], row[2], row[3], _metrics.decode(row[4])) for row in rows]
 
 
 async def job_events(
@@ -147,7 +152,20 @@ async def job_events(
         workspace.encode(),
         limit,
     )
-    return [JobEvent(*row[:4], row[4].removeprefix("ravand."), *row[5:8], _data.decode(row[8]).data) for row in rows]
+    return [
+        JobEvent(
+            partition=row["partition"],
+            offset=row["offset"],
+            at=row["at"],
+            id=row["id"],
+            type=row["type"].removeprefix(PREFIX),
+            actor=row["actor"],
+            version=row["version"],
+            refusal=row["refusal"],
+            data=_data.decode(row["value"]).data,
+        )
+        for row in rows
+    ]
 
 
 async def dataset(source: Any, workspace: str, dataset_id: str) -> Dataset | None:
@@ -163,7 +181,7 @@ async def datasets_page(source: Any, workspace: str, *, limit: int, before: int 
     rows = await source.fetch(
         "SELECT state FROM read.datasets WHERE workspace = $1 AND version < $2 ORDER BY version DESC LIMIT $3",
         workspace,
-        before or _NEWEST,
+        _below(before),
         limit,
     )
     return [_dataset.decode(row[0]) for row in rows]
@@ -176,7 +194,7 @@ async def models_page(source: Any, workspace: str, *, limit: int, before: int | 
         " SELECT 1 FROM read.models newer WHERE newer.workspace = m.workspace AND newer.name = m.name"
         " AND newer.number > m.number) ORDER BY m.version DESC LIMIT $3",
         workspace,
-        before or _NEWEST,
+        _below(before),
         limit,
     )
     return [_model.decode(row[0]) for row in rows]
@@ -190,7 +208,7 @@ async def model_versions(
         "SELECT state FROM read.models WHERE workspace = $1 AND name = $2 AND number < $3 ORDER BY number DESC LIMIT $4",
         workspace,
         name,
-        before or _NEWEST,
+        _below(before),
         limit,
     )
     return [_model.decode(row[0]) for row in rows]
