@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.cache_folder import cache_folder, locked, make_folder
@@ -56,14 +56,43 @@ async def _train(folder: Path, output: Path) -> None:
     from ops.state_folder import StateFolder
 
     state = StateFolder.open(folder)
-    broker = kafka_of(state, choose_ports(state, AskedPorts()))
-    broker.aot_options = [f"-XX:AOTCacheOutput={output}"]
-    broker.grace_seconds = 300.0  # It writes the cache when it ends: 5 s of work, at the lowest priority.
-    keeper = Keeper(broker, state.logs)
-    try:
-        await keeper.start()
-    finally:
-        await keeper.stop()
+    ports = choose_ports(state, AskedPorts())
+    # First a log is filled, so that what is remembered is a start like any other: with topics to load, and with work.
+    for options in ([], [f"-XX:AOTCacheOutput={output}"]):
+        broker = kafka_of(state, ports)
+        broker.aot_options = options
+        broker.grace_seconds = 300.0  # It writes the cache when it ends: 5 s of work, at the lowest priority.
+        keeper = Keeper(broker, state.logs)
+        try:
+            await keeper.start()
+            await _work(broker.client_settings())
+        finally:
+            await keeper.stop()
+
+
+async def _work(settings: Mapping[str, str]) -> None:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+    login = {
+        "bootstrap_servers": settings["RAVAND_KAFKA__BOOTSTRAP_SERVERS"],
+        "security_protocol": settings["RAVAND_KAFKA__SECURITY_PROTOCOL"],
+        "sasl_mechanism": settings["RAVAND_KAFKA__SASL_MECHANISM"],
+        "sasl_plain_username": settings["RAVAND_KAFKA__SASL_USERNAME"],
+        "sasl_plain_password": settings["RAVAND_KAFKA__SASL_PASSWORD"],
+    }
+    admin = AIOKafkaAdminClient(**login)
+    await admin.start()
+    compacted = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+    # At the second run it exists, which the broker answers and does not mind.
+    await admin.create_topics([NewTopic("training", 3, 1, topic_configs=compacted)])
+    await admin.close()
+    async with AIOKafkaProducer(**login, acks="all", enable_idempotence=True) as producer:
+        for partition in range(3):
+            await producer.send_and_wait("training", b"value", key=b"key", partition=partition)
+    async with AIOKafkaConsumer("training", **login, group_id="training", auto_offset_reset="earliest") as consumer:
+        await consumer.getone()
+        await consumer.commit()
 
 
 if __name__ == "__main__":
