@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from tempfile import gettempdir
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -81,6 +82,10 @@ class BlockingObjectStore:
         except (ObjectMissing, StoreUnavailable):
             return False
         return True
+
+    def staging(self) -> Path:
+        """A folder for files that are to become objects; what a killed writer leaves there is removed a day later."""
+        return Path(gettempdir()) if self.root is None else self._temporary
 
     def put_sync(self, key: str, data: bytes, mode: Mode = "overwrite") -> None:
         """Store bytes. With `create`, an equal object is fine and a different one raises ObjectExists."""

@@ -20,20 +20,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
 from adapters.objects import ObjectMissing, StoreFull, StoreUnavailable
+from adapters.postgres import is_outage
 
 log = structlog.get_logger("api")
 
 MEDIA_TYPE = "application/problem+json"
-DATABASE_AWAY: tuple[type[Exception], ...] = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,  # Starting up, shutting down, a statement's time limit.
-    asyncpg.InsufficientResourcesError,
-    asyncpg.CannotConnectNowError,
-    ConnectionError,
-    TimeoutError,
-)
-"""How a database that cannot be asked right now shows itself."""
 
 
 class Problem(HTTPException):
@@ -152,7 +143,7 @@ def of_exception(error: Exception) -> Problem:
             return Problem(507, "storage_full", "The database has no space left. Nothing was kept; tell the operator.")
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Problem(507, "storage_full", "There is no space left to receive it. Nothing was kept.")
-        case _ if isinstance(error, DATABASE_AWAY):
+        case _ if is_outage(error):
             return unavailable(
                 "read_model_unavailable", "The database does not answer. Nothing was changed; try again shortly."
             )

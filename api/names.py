@@ -19,7 +19,7 @@ def checked_name(text: str) -> str:
         raise ValueError("A name has at least one character.")
     if len(name) > LONGEST:
         raise ValueError(f"A name has at most {LONGEST} characters.")
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp", "Cn", "Co") or sign in _TURNING for sign in name):
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Co", "Zl", "Zp") or sign in _TURNING for sign in name):
         raise ValueError("A name has no control characters.")
     if "/" in name or "\\" in name or name in (".", ".."):
         raise ValueError("A name has no slashes and is no path.")

@@ -18,7 +18,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from api import access
+from api.answers import Answer
 from api.errors import Problem, handle, invalid, malformed, too_large
+from api.proposals import KEY_HEADER, Pending
 
 BODY_SECONDS = 20.0
 """How long a JSON body may take to arrive."""
@@ -92,17 +94,35 @@ class Route(APIRoute):
         rule = access.rule_of(self.endpoint)
         run = super().get_route_handler()
         reads = "GET" in (self.methods or ())
+        wants_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
             try:
                 await access.admit(request, rule)
                 if reads and "after" in request.query_params:
                     await _reach(request, rule)
-                return await run(JsonRequest(request.scope, request.receive))
+                return await run(JsonRequest(request.scope, request.receive) if wants_json else request)
+            except Pending as pending:
+                return _pending(pending)
             except Exception as error:
                 return await handle(request, error)
 
         return guarded
+
+
+def _pending(pending: Pending) -> Response:
+    """The request is on the log and will be judged: where to ask then."""
+    is_dataset = pending.ask.operation.startswith("datasets.")
+    where = f"/api/datasets/{pending.subject}" if is_dataset else f"/api/train/status?job_id={pending.subject}"
+    said = {
+        "verdict": "pending",
+        "dataset_id" if is_dataset else "job_id": pending.subject,
+        "status_url": where,
+        "key": pending.ask.key,
+        "detail": "The request is safe on the log. What comes of it is not known yet: ask again at `status_url`, or send"
+        f" the request again with the same {KEY_HEADER}.",
+    }
+    return Answer(said, 202, headers={"Location": where, "Retry-After": "1", KEY_HEADER: pending.ask.key})
 
 
 async def _reach(request: Request, rule: access.Rule) -> None:
@@ -119,4 +139,4 @@ async def _reach(request: Request, rule: access.Rule) -> None:
 
 def router() -> APIRouter:
     """A router whose endpoints are under `/api` and need an access rule."""
-    return APIRouter(prefix="/api", route_class=Route)
+    return APIRouter(prefix="/api", route_class=Route, strict_content_type=False)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import structlog
 import uuid_utils
 
+from adapters.postgres import is_outage
 from adapters.settings import AuthSettings
 from api.access import Caller
 from api.accounts.tokens import Tokens
@@ -27,7 +28,8 @@ log = structlog.get_logger("api")
 CHANNEL = "ravand_sessions"
 """Payload: the id of a session that has ended."""
 _REMEMBERED = 50_000
-Ended = Callable[[], None]
+_MARGIN_SECONDS = 60.0
+"""Transactions that were open, and clocks that differ, when hearing was lost."""
 
 
 class Sessions:
@@ -41,7 +43,8 @@ class Sessions:
         self._alive: OrderedDict[str, None] = OrderedDict()
         self._ended: dict[str, float] = {}
         """Sessions that ended while somebody may still have been looking them up, until this time."""
-        self._watched: dict[str, set[Ended]] = {}
+        self._tell: list[Callable[[str], None]] = []
+        self._deaf_since = time.monotonic()
         self._rereading: asyncio.Task[None] | None = None
         listener.hear(CHANNEL, self.has_ended)
         listener.on_change(self._hearing_changed)
@@ -105,26 +108,19 @@ class Sessions:
             self.has_ended(ended["id"])
 
     def has_ended(self, session: str) -> None:
-        """Take note that a session is over, and tell whoever watches it."""
+        """Take note that a session is over, and tell who wants to know."""
         self._ended[session] = time.monotonic() + self._hours * 3600
         self._alive.pop(session, None)
-        for tell in self._watched.pop(session, set()):
-            tell()
+        for tell in self._tell:
+            tell(session)
 
-    def watch(self, session: str, ended: Ended) -> Callable[[], None]:
-        """Call `ended` once the session is over; sockets close by it. Answers what stops watching."""
-        if session in self._ended:
-            asyncio.get_running_loop().call_soon(ended)
-            return lambda: None
-        self._watched.setdefault(session, set()).add(ended)
+    def is_ended(self, session_id: str) -> bool:
+        """Whether this process has heard that the session is over."""
+        return session_id in self._ended
 
-        def unwatch() -> None:
-            watchers = self._watched.get(session, set())
-            watchers.discard(ended)
-            if not watchers:
-                self._watched.pop(session, None)
-
-        return unwatch
+    def on_end(self, callback: Callable[[str], None]) -> None:
+        """Call back with the id of every session that ends from now on; sockets are closed by it."""
+        self._tell.append(callback)
 
     async def tidy(self) -> None:
         """Forget what can no longer matter: here, and the rows of what is long over."""
@@ -134,18 +130,24 @@ class Sessions:
 
     def _hearing_changed(self, connected: bool) -> None:
         self._alive.clear()
-        if connected and self._watched:
-            self._rereading = asyncio.get_running_loop().create_task(self._reread(list(self._watched)))
+        if not connected:
+            self._deaf_since = min(self._deaf_since, time.monotonic())
+        else:
+            self._rereading = asyncio.get_running_loop().create_task(self._reread())
 
-    async def _reread(self, sessions: Iterable[str]) -> None:
-        """Which of the watched sessions ended while nobody was listening."""
+    async def _reread(self) -> None:
+        """Learn which sessions ended while nobody was listening."""
         while True:
             try:
-                for found in await self._pool.fetch(_DEAD, list(sessions)):
-                    self.has_ended(found["id"])
+                deaf = time.monotonic() - self._deaf_since + _MARGIN_SECONDS
+                for found in await self._pool.fetch(_ENDED_LATELY, deaf):
+                    if found["id"] not in self._ended:
+                        self.has_ended(found["id"])
+                self._deaf_since = float("inf")
                 return
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("ended sessions could not be read", reason=type(error).__name__)
+            except Exception as error:
+                if not is_outage(error):
+                    log.error("ended sessions could not be read", exc_info=error)
                 await asyncio.sleep(0.5)
 
 
@@ -156,11 +158,8 @@ JOIN accounts.users u ON u.id = s.user_id AND u.disabled_at IS NULL
 JOIN accounts.memberships m ON m.user_id = s.user_id AND m.workspace_id = s.workspace_id
 WHERE s.id = $1 AND s.ended_at IS NULL AND s.expires_at > now()
 """
-_DEAD = """
-SELECT asked.id FROM unnest($1::text[]) AS asked (id)
-WHERE NOT EXISTS (
-    SELECT FROM accounts.sessions s JOIN accounts.users u ON u.id = s.user_id AND u.disabled_at IS NULL
-    WHERE s.id = asked.id AND s.ended_at IS NULL AND s.expires_at > now())
+_ENDED_LATELY = """
+SELECT id FROM accounts.sessions WHERE ended_at > now() - make_interval(secs => $1) AND expires_at > now()
 """
 _END = f"""
 WITH ended AS (

@@ -1,0 +1,196 @@
+"""Jobs: where they are, what has been of them, and what people want of them now."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import structlog
+from fastapi import Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api import access
+from api.access import Caller
+from api.answers import answered, moment, returns
+from api.errors import Problem, not_found
+from api.ids import is_id
+from api.job_answers import JobAnswer, job_answer
+from api.pages import Cursor, Limit, link, read_cursor
+from api.routing import router as new_router
+from api.services import CurrentCaller, Services, services_of
+from domain import job as jobs
+from domain.events import Event, JobPauseRequested, JobResumed, JobRetried, JobStopRequested, PriorityChanged
+from domain.job import Job, Status
+from domain.refusal import Refusal
+from projections import queries
+
+log = structlog.get_logger("api")
+router = new_router()
+StatusName = Literal["queued", "running", "stopping", "stopped", "pausing", "paused", "completed", "failed"]
+
+
+class JobRequest(BaseModel):
+    """Which job."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    job_id: str = Field(max_length=200)
+
+
+class RetryRequest(JobRequest):
+    """Which job, and whether from the beginning."""
+
+    fresh: bool = Field(False, description="Forget the checkpoints and start over.")
+
+
+class PriorityRequest(JobRequest):
+    """Which job, and its place in the queue."""
+
+    priority: int = Field(ge=-1000, le=1000, description="Higher goes first.")
+
+
+class EpochAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One epoch of the chain of attempts that counts."""
+
+    attempt: int
+    epoch: int
+    version: int
+    time: str
+    loss: float | None
+    metrics: dict[str, float]
+
+
+STEERED = returns(200, JobAnswer, problems=(401, 404, 409, 422))
+
+
+@router.get("/train/status", responses=returns(200, JobAnswer, problems=(401, 404, 422)))
+@access.user
+async def job_status(
+    request: Request, caller: CurrentCaller, job_id: Annotated[str, Query(max_length=1000)]
+) -> Response:
+    """Where a job is."""
+    services = await services_of(request)
+    return await _shown(request, services, caller, await find(services, caller, job_id))
+
+
+@router.get("/train/jobs", responses=returns(200, list[JobAnswer], problems=(401, 422)))
+@access.user
+async def list_jobs(
+    request: Request,
+    caller: CurrentCaller,
+    status: Annotated[StatusName | None, Query()] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """The workspace's jobs, newest first."""
+    services = await services_of(request)
+    version = await services.versions.current(caller.workspace)
+    before = read_cursor(cursor)
+    found = await queries.jobs_page(services.pool, caller.workspace, status=status, limit=limit + 1, before=before)
+    more = link(request, found[limit - 1].requested_version) if len(found) > limit else {}
+    return answered(request, [job_answer(row.job) for row in found[:limit]], version=version, headers=more)
+
+
+@router.post("/train/stop", responses=STEERED)
+@access.user
+async def stop_job(body: JobRequest, request: Request, caller: CurrentCaller) -> Response:
+    """End a job: at once when nothing runs, else after its worker has saved a checkpoint."""
+    return await _steer(request, caller, "stop", body, JobStopRequested())
+
+
+@router.post("/train/pause", responses=STEERED)
+@access.user
+async def pause_job(body: JobRequest, request: Request, caller: CurrentCaller) -> Response:
+    """Let a job rest; it keeps what it has reached."""
+    return await _steer(request, caller, "pause", body, JobPauseRequested())
+
+
+@router.post("/train/resume", responses=STEERED)
+@access.user
+async def resume_job(body: JobRequest, request: Request, caller: CurrentCaller) -> Response:
+    """Let a paused job go on."""
+    return await _steer(request, caller, "resume", body, JobResumed())
+
+
+@router.post("/train/retry", responses=STEERED)
+@access.user
+async def retry_job(body: RetryRequest, request: Request, caller: CurrentCaller) -> Response:
+    """Queue a failed or stopped job again, from its last checkpoint or fresh."""
+    return await _steer(request, caller, "retry", body, JobRetried(fresh=body.fresh))
+
+
+@router.post("/train/priority", responses=STEERED)
+@access.user
+async def change_priority(body: PriorityRequest, request: Request, caller: CurrentCaller) -> Response:
+    """Move a job in the queue."""
+    return await _steer(request, caller, "priority", body, PriorityChanged(priority=body.priority))
+
+
+@router.get("/train/{job_id}/history", responses=returns(200, list[EpochAnswer], problems=(401, 404, 422)))
+@access.user
+async def job_history(job_id: str, request: Request, caller: CurrentCaller) -> Response:
+    """Every epoch that counts, once, with all its metrics."""
+    services = await services_of(request)
+    job = await find(services, caller, job_id)
+    epochs = await queries.history(services.pool, caller.workspace, job)
+    answers = [
+        EpochAnswer(
+            attempt=row.attempt,
+            epoch=row.epoch,
+            version=row.version,
+            time=moment(row.at),
+            loss=row.metrics.get("loss"),
+            metrics=dict(row.metrics),
+        )
+        for row in epochs
+    ]
+    return answered(request, answers, version=await services.versions.current(caller.workspace))
+
+
+async def find(services: Services, caller: Caller, job_id: str) -> Job:
+    """The caller's job of that id. Raises 404 for what is not, is no id, or is somebody else's."""
+    job = await queries.job(services.pool, caller.workspace, job_id) if is_id(job_id) else None
+    if job is None:
+        raise not_found("job")
+    return job
+
+
+async def _shown(request: Request, services: Services, caller: Caller, job: Job) -> Response:
+    log_text = await services.catalog.log(job.error.log) if job.error else None
+    version = max(job.version, await services.versions.current(caller.workspace))
+    return answered(request, job_answer(job, log_text), version=version)
+
+
+async def _steer(request: Request, caller: Caller, operation: str, body: JobRequest, event: Event) -> Response:
+    """Check against the read model, so that a clear error comes at once; then let the log decide."""
+    services = await services_of(request)
+    ask = services.proposals.ask(caller, operation, request.headers, body.model_dump())
+    verdict = await services.proposals.earlier(ask)
+    if verdict is None:
+        job = await find(services, caller, body.job_id)
+        refusal = jobs.admit(job, event)  # type: ignore[arg-type]  # One of the job's events, by the callers above.
+        if refusal is Refusal.ALREADY_STOPPING:
+            return await _shown(request, services, caller, job)
+        if refusal is not None:
+            raise _impossible(refusal, job.status)
+        verdict = await services.proposals.append(ask, job.id, event)
+        log.info("job steered", operation=operation, job=job.id, workspace=caller.workspace)
+    job = await find(services, caller, verdict.subject)
+    if verdict.refusal not in (None, Refusal.ALREADY_STOPPING):
+        raise _impossible(Refusal(str(verdict.refusal)), job.status)
+    return await _shown(request, services, caller, job)
+
+
+_IMPOSSIBLE = {
+    Refusal.ALREADY_OVER: "The job is over",
+    Refusal.NOT_PAUSABLE: "Only a queued or running job can be paused",
+    Refusal.NOT_PAUSED: "Only a paused job can be resumed",
+    Refusal.NOT_RETRIABLE: "Only a failed or stopped job can be retried",
+}
+
+
+def _impossible(refusal: Refusal, status: Status) -> Problem:
+    said = _IMPOSSIBLE.get(refusal, "The log's order refused it")
+    return Problem(
+        409, refusal.value, f"{said}; this one is {status.value}. Nothing was changed.", job_status=status.value
+    )

@@ -1,0 +1,66 @@
+"""One platform for the tests of a module: starting it takes a second, and members keep tests apart."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from adapters.settings import Settings
+from tests.api.platform import Member, Platform, initialise, serving, settings_for
+from tests.servers import Servers
+
+
+async def _database(servers: Servers, statement: str) -> None:
+    connection = await asyncpg.connect(servers.admin_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="module")
+def module_settings(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Topics, a database and a store for one module."""
+    name = uuid.uuid4().hex[:12]
+    settings = settings_for(
+        servers.kafka, f"api-{name}.", servers.database_url(f"api_{name}"), tmp_path_factory.mktemp("api")
+    )
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _database(servers, f'CREATE DATABASE "api_{name}" OWNER ravand')).result()
+        thread.submit(asyncio.run, initialise(settings)).result()
+        yield settings
+        thread.submit(asyncio.run, _database(servers, f'DROP DATABASE "api_{name}" WITH (FORCE)')).result()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(module_settings: Settings) -> AsyncIterator[Platform]:
+    """The running platform of the module."""
+    async with serving(module_settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def member(platform: Platform) -> AsyncIterator[Member]:
+    """Somebody new."""
+    async with platform.member() as somebody:
+        yield somebody
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stranger(platform: Platform) -> AsyncIterator[Member]:
+    """Somebody else, in a workspace of their own."""
+    async with platform.member("Stranger") as somebody:
+        yield somebody
+
+
+@pytest.fixture
+def objects(module_settings: Settings) -> Path:
+    """The folder of the object store."""
+    return Path(module_settings.store.url.removeprefix("file://"))
