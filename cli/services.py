@@ -132,6 +132,8 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
     """Wait until the log and the tables are there as stated. A wrong one is refused; an absent one is waited for."""
     from aiokafka.errors import KafkaError
 
+    from adapters.migrations import MissingTables, WrongSchema
+    from adapters.postgres import is_outage
     from adapters.topics import MissingTopics, WrongTopics, check_topics
 
     loop = asyncio.get_running_loop()
@@ -143,13 +145,17 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
             if database:
                 await _check_tables(settings)
             return
-        except MissingTopics as error:
+        except (MissingTopics, MissingTables) as error:
             if loop.time() > refuse_at:
                 raise CommandError(str(error), "Run `ravand admin init` once, then start again.") from None
             waiting_for = "initialisation"
         except WrongTopics as error:
             raise CommandError(f"The log is not as it must be: {error}", "Nothing was changed.") from None
-        except (KafkaError, OSError) as error:
+        except WrongSchema as error:
+            raise CommandError(str(error)) from None
+        except Exception as error:
+            if not (isinstance(error, KafkaError | OSError) or is_outage(error)):
+                raise
             waiting_for = type(error).__name__
             refuse_at = loop.time() + INITIALISATION_SECONDS
         if waiting_for != said:

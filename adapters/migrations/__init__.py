@@ -22,6 +22,10 @@ class WrongSchema(Exception):
     """The database is not at the step that this build works with; the message says what to do."""
 
 
+class MissingTables(WrongSchema):
+    """The database is empty, or at an older step: `ravand admin init` has not run, or is running."""
+
+
 def newest() -> str:
     """The number of the newest step in this build."""
     return max(path.name[:4] for path in (_FOLDER / "versions").glob("[0-9][0-9][0-9][0-9]_*.py"))
@@ -62,10 +66,10 @@ async def check(url: str) -> None:
     if found == newest():
         return
     if found is None:
-        raise WrongSchema("The database has no tables of Ravand. `ravand admin init` makes them.")
+        raise MissingTables("The database has no tables of Ravand. `ravand admin init` makes them.")
     if found > newest():
         raise WrongSchema(_newer(found))
-    raise WrongSchema(
+    raise MissingTables(
         f"The database is at schema step {found}; this build works with {newest()}. `ravand admin init` brings it there."
     )
 
