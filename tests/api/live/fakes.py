@@ -23,13 +23,15 @@ class FakeJournal:
         self.committed = {workspace.name: 0 for workspace in workspaces}
         self.log = LOG
         self.away = False
+        self.quick = False
+        """Answer at once."""
         self.reads = 0
         self._rng = rng
         self._page = page
 
     async def _wait(self) -> None:
         self.reads += 1
-        await asyncio.sleep(self._rng.choice((0, 0.001, 0.01, 0.3)))
+        await asyncio.sleep(0 if self.quick else self._rng.choice((0, 0.001, 0.01, 0.3)))
         if self.away:
             raise ConnectionRefusedError("the server is away")
 
@@ -38,7 +40,7 @@ class FakeJournal:
         version = self.committed.get(workspace, 0)
         known = workspace in self.workspaces and job_id in self.workspaces[workspace].jobs[:version]
         answer = Snapshot(version, self.log, messages.document({"job_id": job_id}) if job_id and known else None)
-        await asyncio.sleep(self._rng.choice((0, 0.01)))  # It is old by the time it arrives.
+        await asyncio.sleep(0 if self.quick else self._rng.choice((0, 0.01)))  # It is old by the time it arrives.
         return answer
 
     async def since(self, workspace: str, version: int, job_id: str | None) -> Page:
@@ -50,7 +52,7 @@ class FakeJournal:
             if job_id is None or held.jobs[v - 1] == job_id
         ]
         page = found[: self._page]
-        await asyncio.sleep(self._rng.choice((0, 0.01)))
+        await asyncio.sleep(0 if self.quick else self._rng.choice((0, 0.01)))
         if page and (job_id is None or len(page) < len(found)):
             return Page(page, page[-1].version)
         return Page(page, max(version, through) if job_id else version)
