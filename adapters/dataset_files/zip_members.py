@@ -24,6 +24,8 @@ _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
 _LOCAL_HEADER = 30
 _ENTRY = 46
+_LONGEST_NAME = 512
+_IN_64 = 0xFFFFFFFF  # “See the end record of 64 bits.”
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -106,11 +108,17 @@ def _check_directory(file: IO[bytes], size: int, limits: Limits) -> None:
     at = tail.rfind(EMPTY)
     if at < 0 or len(tail) - at < _END.size:
         raise bad_archive("The archive has no end: it was cut off.")
-    directory = _END.unpack_from(tail, at)[5]
+    directory, ends = _END.unpack_from(tail, at)[5], tail_at + at
     if (at64 := tail.rfind(b"PK\x06\x06", 0, at)) >= 0 and at - at64 >= _END64.size:
-        directory = max(directory if directory != 0xFFFFFFFF else 0, _END64.unpack_from(tail, at64)[8])
-    if directory > min(size, limits.members * (_ENTRY + 512)):
+        directory, ends = (
+            max(directory if directory != _IN_64 else 0, _END64.unpack_from(tail, at64)[8]),
+            tail_at + at64,
+        )
+    if directory > min(ends, limits.members * (_ENTRY + _LONGEST_NAME)):
         raise bad_archive(f"The archive holds more than {limits.members} files, or says so.")
+    file.seek(ends - directory)
+    if file.read(directory).count(b"PK\x01\x02") > limits.members:  # What is there, and not the number that it states.
+        raise bad_archive(f"The archive holds more than {limits.members} files.")
     file.seek(0)
 
 

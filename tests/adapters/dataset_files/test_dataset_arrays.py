@@ -82,17 +82,25 @@ class TestImages:
         assert all(pixels.shape == (3, 4, 3) and pixels.dtype == np.uint8 for _, pixels in items)
         assert [int(pixels[0, 0, 0]) for _, pixels in items] == [0, 1, 0, 1]
 
-    @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
-    @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16", "LA", "CMYK"])
-    def test_any_kind_of_image_becomes_rgb(self, tmp_path: Path, format: str, mode: str) -> None:
-        out = io.BytesIO()
-        try:
+    @pytest.mark.parametrize(
+        ("format", "modes"),
+        [
+            ("PNG", ["RGB", "L", "P", "RGBA", "1", "I;16", "LA"]),
+            ("JPEG", ["RGB", "L", "1", "CMYK"]),
+            ("WEBP", ["RGB", "L", "P", "RGBA", "1", "LA"]),
+            ("BMP", ["RGB", "L", "P", "RGBA", "1"]),
+            ("GIF", ["RGB", "L", "P", "RGBA", "1", "LA"]),
+        ],
+    )
+    def test_any_kind_of_image_becomes_rgb(self, tmp_path: Path, format: str, modes: list[str]) -> None:
+        members = []
+        for mode in modes:
+            out = io.BytesIO()
             Image.new(mode, (4, 3)).save(out, format)
-        except (OSError, ValueError):
-            pytest.skip("no such images")
-        path = archived(tmp_path, zipped(("a/1", out.getvalue())))
+            members.append((f"a/{len(members)}", out.getvalue()))
+        path = archived(tmp_path, zipped(*members))
         assert profile(path, "x.zip").columns[0].shape == (3, 4, 3)
-        assert [pixels.shape for _, pixels in read_images(path).items] == [(3, 4, 3)]
+        assert {pixels.shape for _, pixels in read_images(path).items} == {(3, 4, 3)}
 
     def test_sixteen_bits_become_eight(self, tmp_path: Path) -> None:
         out = io.BytesIO()
