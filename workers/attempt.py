@@ -117,7 +117,7 @@ class Attempt:
         self._job = job
         self._version = -1
         self._records = AttemptRecords(
-            around.log, around.events_topic, workspace=workspace, job_id=job.id, worker=around.worker
+            around.log, around.events_topic, workspace=workspace, job_id=job.id, actor=around.worker
         )
         self._measurements = Measurements(
             around.measurements, around.telemetry_topic, workspace=workspace, job_id=job.id, attempt=number

@@ -31,13 +31,23 @@ class Encoded(NamedTuple):
 class AttemptRecords:
     """Appends what happens in an attempt. While it is held, nothing new goes out."""
 
-    def __init__(self, producer: SteadyProducer, topic: str, *, workspace: str, job_id: str, worker: str) -> None:
-        """Nothing is sent before `run`."""
+    def __init__(
+        self,
+        producer: SteadyProducer,
+        topic: str,
+        *,
+        workspace: str,
+        job_id: str,
+        actor: str,
+        source: str = "ravand/worker",
+    ) -> None:
+        """Nothing is sent before `run`. `actor` is the id of the worker or supervisor that writes."""
         self._producer = producer
         self._topic = topic
         self._workspace = workspace
         self._job_id = job_id
-        self._worker = worker
+        self._actor = actor
+        self._source = source
         self._cause: str | None = None
         self._queue: asyncio.Queue[Encoded] = asyncio.Queue(HELD_BACK)
         self._may_send = asyncio.Event()
@@ -71,20 +81,27 @@ class AttemptRecords:
         while True:
             encoded = await self._queue.get()
             await self._may_send.wait()
-            await self._producer.append(
-                self._topic, key=self._workspace.encode(), value=encoded.value, headers=encoded.headers
-            )
+            await self._send(encoded)
             self._queue.task_done()
+
+    async def append(self, event: AttemptEvent) -> None:
+        """Append a single event, where there is no other; returns when it is acknowledged."""
+        await self._send(self._encoded(event))
+
+    async def _send(self, encoded: Encoded) -> None:
+        await self._producer.append(
+            self._topic, key=self._workspace.encode(), value=encoded.value, headers=encoded.headers
+        )
 
     def _encoded(self, event: AttemptEvent) -> Encoded:
         record = envelope.record(
             event,
             id=str(uuid7()),
-            source="ravand/worker",
+            source=self._source,
             subject=self._job_id,
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             workspace=self._workspace,
-            actor=self._worker,
+            actor=self._actor,
             correlationid=self._job_id,
             causationid=self._cause,
         )

@@ -47,13 +47,18 @@ class CheckpointJanitor:
         self._store = store
         self._job_id = job_id
         self._known: list[SavedCheckpoint] = []
+        """In log order."""
+        self._done_with: set[str] = set()
+        """Deleted ones, which rows go on to list for a while."""
         self._log = structlog.get_logger("worker").bind(job=job_id)
 
     def see(self, job: Job) -> list[SavedCheckpoint]:
         """Take in a row that shows the attempt as ours; the checkpoints to delete now."""
-        self._known += [saved for saved in job.checkpoints if saved not in self._known]
+        known = {saved.checkpoint.uri for saved in self._known} | self._done_with
+        self._known += [saved for saved in job.checkpoints if saved.checkpoint.uri not in known]
         unwanted = surplus(self._known)
         self._known = [saved for saved in self._known if saved not in unwanted]
+        self._done_with |= {saved.checkpoint.uri for saved in unwanted}
         return unwanted
 
     async def delete(self, unwanted: Iterable[str]) -> None:

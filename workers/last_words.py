@@ -42,6 +42,8 @@ class LastWords:
             async with asyncio.timeout(STORE_SECONDS):
                 await store.put(key, data)
         except (StoreUnavailable, TimeoutError, ValueError) as error:
-            structlog.get_logger("worker").warning("the last lines of a failed attempt could not be kept", error=str(error))
+            structlog.get_logger("worker").warning(
+                "the last lines of a failed attempt could not be kept", error=str(error)
+            )
             return None
         return ObjectRef(uri=key, sha256=hashlib.sha256(data).hexdigest())

@@ -127,7 +127,9 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Raises what should never happen, so that somebody starts us again."""
-        self._log.info("starting", worker=self.id, recipes=sorted(f"{name} {version}" for name, version in self._recipes))
+        self._log.info(
+            "starting", worker=self.id, recipes=sorted(f"{name} {version}" for name, version in self._recipes)
+        )
         await asyncio.to_thread(remove_abandoned_scratch, self._settings.state)
         await self._children.start()
         for work in (self._jobs.run(), self._beats.run(), self._pulse.run(), self._devices.run(), self._get_ready()):
@@ -192,7 +194,9 @@ class Worker:
 
     def _on_frozen(self, seconds: float) -> None:
         if self._attempt is not None:
-            self._log.warning("did not run for a while; looking whether the attempt is still ours", seconds=round(seconds, 1))
+            self._log.warning(
+                "did not run for a while; looking whether the attempt is still ours", seconds=round(seconds, 1)
+            )
             self._spawn(self._look_again(self._attempt))
 
     async def _look_again(self, attempt: Attempt) -> None:
@@ -303,20 +307,9 @@ class Worker:
             return
         self._log.warning("giving back an attempt that the table shows as ours", job=job_id, attempt=number)
         records = AttemptRecords(
-            self._producer,
-            self._around.events_topic,
-            workspace=row.value.workspace,
-            job_id=job_id,
-            worker=self.id,
+            self._producer, self._around.events_topic, workspace=row.value.workspace, job_id=job_id, actor=self.id
         )
-        sending = asyncio.create_task(records.run())
-        try:
-            await records.put(AttemptLost(attempt=number, worker=self.id, reason="released"))
-            await records.flush()
-        finally:
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sending
+        await records.append(AttemptLost(attempt=number, worker=self.id, reason="released"))
 
     def _wake_at(self, at: int) -> None:
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from uuid_utils import uuid7
 from adapters import kafka
 from adapters.kafka import topic_name
 from adapters.object_store import ObjectStore
-from adapters.settings import Settings, StoreSettings, WorkerSettings
+from adapters.settings import KafkaSettings, Settings, StoreSettings, WorkerSettings
 from domain.events import (
     DatasetRef,
     DatasetRegistered,
@@ -102,20 +102,21 @@ class Installation:
             "RAVAND_KAFKA__PREFIX": prefix,
             "RAVAND_STORE__URL": (folder / "objects").as_uri(),
             "RAVAND_WORKER__LEASE_SECONDS": str(LEASE),
+            "RAVAND_WORKER__GRACE_SECONDS": "2",
             "RAVAND_STATE": str(folder),
             "RAVAND_LOG_LEVEL": "debug",
             "PYTHONPATH": f"{PLUGIN}:{ROOT}",
         }
         plain = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka_settings.items()}
         self.settings = Settings(
-            kafka={**plain, "prefix": prefix},  # type: ignore[arg-type]
+            kafka=KafkaSettings.model_validate({**plain, "prefix": prefix}),
             store=StoreSettings(url=self.environment["RAVAND_STORE__URL"]),
             worker=WorkerSettings(lease_seconds=LEASE),
         )
         self.store = ObjectStore(self.settings.store.url)
         self.services: list[Service] = []
         self.dataset: DatasetRef | None = None
-        self._producer = None
+        self._producer: Any = None
         (folder / "run").mkdir()
 
     async def open(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from adapters import kafka
 from adapters.settings import KafkaSettings
@@ -108,11 +109,11 @@ class SmallProjector:
                         for record in records:
                             await self._judging.wait()
                             await self._judge(producer, record)
-            except kafka.KafkaError:
+            except KafkaError:
                 await asyncio.sleep(0.2)
             finally:
                 for client in (consumer, producer):
-                    with contextlib.suppress(TimeoutError, kafka.KafkaError):
+                    with contextlib.suppress(TimeoutError, KafkaError):
                         await asyncio.wait_for(client.stop(), 2)
 
     async def _judge(self, producer: Any, record: Any) -> None:

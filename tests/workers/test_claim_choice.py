@@ -80,7 +80,9 @@ class TestAnyQueue:
         assert [choose(shuffled_jobs, shuffled_idle, worker.id, NOW) for worker in idle] == before
 
     @given(openings, workers)
-    def test_a_job_that_goes_first_is_taken_before_the_others(self, jobs: list[Opening], idle: list[IdleWorker]) -> None:
+    def test_a_job_that_goes_first_is_taken_before_the_others(
+        self, jobs: list[Opening], idle: list[IdleWorker]
+    ) -> None:
         urgent = opening("urgent", priority=1000)
         by_all = [replace(worker, recipes=frozenset(RECIPES)) for worker in idle]
         first = min(worker.id for worker in idle)

@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from recipes.training import Diverged, EpochResult, Interrupted, Ready, Result, StepResult, Trained, TrainingRun, UnusableData
+
+from recipes.training import (
+    Diverged,
+    EpochResult,
+    Interrupted,
+    Ready,
+    Result,
+    StepResult,
+    Trained,
+    TrainingRun,
+    UnusableData,
+)
 
 
 def train(run: TrainingRun) -> Iterator[Result]:
@@ -22,7 +33,7 @@ def train(run: TrainingRun) -> Iterator[Result]:
         while not _may_begin(wanted.permits, epoch):
             if run.leave():
                 state["step"] += 1
-                yield Interrupted(epoch - 1, state["step"], lambda: dict(state))
+                yield Interrupted(epoch - 1, state["step"], state.copy)
                 return
             time.sleep(0.01)
         began = time.monotonic()
@@ -33,12 +44,11 @@ def train(run: TrainingRun) -> Iterator[Result]:
         metrics = {"loss": 1 / epoch, "total": float(state["total"])}
         if wanted.deed == "long_name" and epoch > wanted.after_epoch:
             metrics["x" * 300_000] = 1.0
-        kept = dict(state)
-        yield EpochResult(epoch, metrics, time.monotonic() - began, True, lambda kept=kept: kept)
+        yield EpochResult(epoch, metrics, time.monotonic() - began, True, state.copy)
         if epoch == wanted.after_epoch:
             _do(wanted.deed)
         if run.leave():
-            yield Interrupted(epoch, 0, lambda: dict(state))
+            yield Interrupted(epoch, 0, state.copy)
             return
     yield Trained(run.epochs, {"loss": 1 / run.epochs, "total": float(state["total"])}, run.epochs, _weights(state), {})
 
