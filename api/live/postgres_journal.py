@@ -13,6 +13,7 @@ from api.live import messages
 from api.live.feed import COMMITTED, Update
 from api.live.journal import Page, Snapshot
 from domain.job import Job
+from projections import queries
 from schemas import facts
 from schemas.topics import EVENTS
 
@@ -24,17 +25,6 @@ SELECT coalesce((SELECT version FROM log.workspaces WHERE workspace = $1 AND par
        (SELECT log_id FROM log.history) AS log,
        (SELECT state FROM read.jobs WHERE workspace = $1 AND job_id = $3) AS state
 """
-_OF_WORKSPACE = """
-SELECT value, tail FROM log.journal WHERE workspace = $1 AND version > $2 ORDER BY version LIMIT $3
-"""
-# A workspace lives in one partition, where versions rise with offsets: so the index on the subject serves a job's page.
-_OF_JOB = """
-SELECT value, tail FROM log.journal
-WHERE workspace = $1 AND subject = $4 AND partition = $5 AND version IS NOT NULL
-  AND "offset" > coalesce((SELECT "offset" FROM log.journal WHERE workspace = $1 AND version = $2), -1)
-ORDER BY "offset" LIMIT $3
-"""
-_VERSION = "SELECT coalesce((SELECT version FROM log.workspaces WHERE workspace = $1 AND partition = $2), 0)"
 _VERSIONS = "SELECT workspace, max(version) FROM log.workspaces WHERE workspace = ANY($1) GROUP BY workspace"
 
 JobDocument = Callable[[Job], Any]
@@ -56,15 +46,10 @@ class PostgresJournal:
         return Snapshot(row["version"], row["log"], job)
 
     async def since(self, workspace: str, version: int, job_id: str | None) -> Page:
-        if job_id is None:
-            rows = await self._pool.fetch(_OF_WORKSPACE, workspace, version, PAGE)
-            through = version
-        else:
-            async with self._pool.acquire() as connection:
-                # Read first: whatever is committed up to here, the page that is read afterwards has.
-                through = await connection.fetchval(_VERSION, workspace, _home(workspace))
-                rows = await connection.fetch(_OF_JOB, workspace, version, PAGE, job_id, _home(workspace))
-        updates = [_update(row["value"], row["tail"]) for row in rows]
+        # Read first: whatever is committed up to here, the page that is read afterwards has.
+        through = version if job_id is None else await queries.workspace_version(self._pool, workspace)
+        rows = await queries.facts_since(self._pool, workspace, version, job_id=job_id, limit=PAGE)
+        updates = [_update(row.value) for row in rows]
         if updates and (job_id is None or len(rows) == PAGE):
             through = updates[-1].version
         elif updates:
@@ -76,8 +61,8 @@ class PostgresJournal:
         return dict(rows)
 
 
-def _update(value: bytes, tail: bytes) -> Update:
-    fact = facts.decode(facts.join(value, tail))
+def _update(value: bytes) -> Update:
+    fact = facts.decode(value)
     job_id = fact.job.job_id if fact.job else None
     return Update(fact.version, COMMITTED, job_id, messages.job_update(fact))
 
