@@ -15,30 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.dataset_files.child_protocol import READY, Reply, Request
 from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
 from adapters.dataset_files.limits import Limits
-from schemas.dataset_profile import DatasetProfile
-
-READY = b"ready\n"
-
-
-class Request(msgspec.Struct, frozen=True):
-    """Which file to look at, and for how long."""
-
-    path: str
-    filename: str
-    limits: Limits
-    seconds: int
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A profile, or what is wrong with the file; `code` is None if it is too large."""
-
-    profile: DatasetProfile | None = None
-    code: str | None = None
-    message: str = ""
-    row: int | None = None
-    byte: int | None = None
 
 
 def main() -> None:

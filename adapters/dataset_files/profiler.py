@@ -15,7 +15,7 @@ from tempfile import gettempdir
 
 import msgspec
 
-from adapters.dataset_files.child import READY, Reply, Request
+from adapters.dataset_files.child_protocol import READY, Reply, Request
 from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
 from adapters.dataset_files.limits import DEFAULT_LIMITS, MIB, Limits
 from schemas.dataset_profile import DatasetProfile

@@ -93,7 +93,7 @@ class TestImages:
         ],
     )
     def test_any_kind_of_image_becomes_rgb(self, tmp_path: Path, format: str, modes: list[str]) -> None:
-        members = []
+        members: list[tuple[str, bytes]] = []
         for mode in modes:
             out = io.BytesIO()
             Image.new(mode, (4, 3)).save(out, format)
