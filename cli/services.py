@@ -69,6 +69,7 @@ def telemetry() -> None:
 def _serve(service: str, run: Run, *, database: bool = False, **changes: dict[str, object]) -> None:
     """Run a service until SIGTERM or SIGINT. A second signal ends the process at once."""
     import uvloop
+
     from adapters.logging import configure
 
     settings = read_settings(**changes)
