@@ -18,6 +18,7 @@ from domain.rules import FIRST_RULES, KNOWN_RULES, NewerRules
 from projections.batch import Batch
 from projections.budget import Budget
 from projections.chain import GENESIS
+from projections.jobs_table import JobsTable
 from projections.judging import Judge, PartitionStopped
 from projections.kafka_clients import PartitionReader, Producers
 from projections.loading import ForeignCursor
@@ -55,6 +56,7 @@ class Common:
     budget: Budget
     memory_keys: Callable[[], int]
     """How many keys one partition may keep in memory when idle."""
+    table: JobsTable
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ class Partition:
         self._common = common
         self._stop = asyncio.Event()
         self._unjudgeable: PartitionStopped | None = None
+        self._compared = 0
+        """After which whole reading of the table of jobs it was compared with what is stored."""
         self._log = log.bind(partition=number)
 
     def stop(self) -> None:
@@ -143,6 +147,7 @@ class Partition:
                 f"rule set {rules} is in force; this build knows up to {KNOWN_RULES}"
             )
         self.progress.position = self.progress.committed = position
+        self._compared = 0
         reader = PartitionReader(common.kafka, EVENTS, self.number)
         try:
             await reader.start()
@@ -198,7 +203,7 @@ class Partition:
                 records = [record for record in records if record.offset < halt.offset]
                 if not records:
                     break
-            shown, self.progress.shown = self.progress.shown, set()
+            shown = await self._to_show()
             if not records and not shown:
                 silent = time.time() * 1000 - max(started, reader.last_answer_ms())
                 if silent > _STALLED_SECONDS * 1000:
@@ -214,6 +219,17 @@ class Partition:
                 await stage.put(batch)
         for stage in onward:
             await stage.put(None)
+
+    async def _to_show(self) -> set[tuple[str, str]]:
+        """Rows of the table of jobs that must be published again."""
+        table = self._common.table
+        if self._compared < table.whole:
+            self._compared = table.whole
+            self.progress.shown |= await table.differences(self.number)
+        shown, self.progress.shown = self.progress.shown, set()
+        if shown:
+            self._log.info("rows_published_again", jobs=len(shown))
+        return shown
 
     async def _store(self, batches: asyncio.Queue[_InHand | None]) -> None:
         while (batch := await batches.get()) is not None:

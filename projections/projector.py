@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from collections.abc import Iterable
 
 import asyncpg
 import structlog
@@ -15,10 +16,12 @@ from adapters.postgres import connect, create_pool, is_outage
 from adapters.settings import Settings
 from adapters.topics import check_topics
 from projections.budget import Budget
+from projections.jobs_table import JobKey, JobsTable
 from projections.judging import PartitionStopped
 from projections.kafka_clients import Producers
 from projections.ownership import Ownership
 from projections.partition import Common, Partition
+from projections.reading import home
 from schemas.topics import EVENTS
 
 IN_HAND_BYTES = 12 * 1024 * 1024
@@ -95,10 +98,12 @@ class Projector:
             producers=producers,
             budget=Budget(IN_HAND_BYTES),
             memory_keys=lambda: MEMORY_KEYS // max(1, len(self._running)),
+            table=JobsTable(settings.kafka, pool, self._show),
         )
 
     async def run(self) -> None:
         """Until told to stop. Raises `LogDiverged`."""
+        following = asyncio.create_task(self._common.table.run())
         try:
             while not self._stop.is_set():
                 try:
@@ -110,7 +115,15 @@ class Projector:
                     await self._end(list(self._running))
                     await _sleep(self._stop, _PAUSE_SECONDS)
         finally:
+            following.cancel()
             await self._end(list(self._running))
+            await asyncio.gather(following, return_exceptions=True)
+
+    def _show(self, jobs: Iterable[JobKey]) -> None:
+        """Have the rows of these jobs published again, of those whose partition is ours."""
+        for workspace, job_id in jobs:
+            if (found := self._running.get(home(workspace.encode()))) is not None:
+                found[0].progress.shown.add((workspace, job_id))
 
     async def _hold(self) -> None:
         """Keep the locks of one session, and run what they stand for."""
