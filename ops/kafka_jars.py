@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from ops.cache_folder import cache_folder, locked, make_folder
 from ops.errors import OperatorError, explained
+from ops.one_shot import run_to_end
 
 LOCK_FILE = Path(__file__).with_name("kafka.lock.toml")
 WANTED = ("org.apache.kafka:kafka_2.13:4.4.0", "org.slf4j:slf4j-simple:1.7.36")
@@ -51,13 +53,29 @@ def kafka_jars(lock_file: Path = LOCK_FILE, say: Callable[[str], None] = lambda 
     """The verified jars; fetches what is missing. Blocks: call it in a thread."""
     jars, folder = locked_jars(lock_file), make_folder(jar_folder(lock_file))
     with locked(folder / ".lock"):
-        missing = [jar for jar in jars if not (folder / jar.name).exists()]
-        if missing:
+        if missing := missing_jars(lock_file):
             say(f"fetching {len(missing)} files of Apache Kafka, once for this user, into {folder}")
             with explained(folder):
                 _fetch(missing, folder)
         _verify(jars, folder)
     return [folder / jar.name for jar in jars]
+
+
+def missing_jars(lock_file: Path = LOCK_FILE) -> list[Jar]:
+    """Those that would have to be fetched."""
+    return [jar for jar in locked_jars(lock_file) if not (jar_folder(lock_file) / jar.name).exists()]
+
+
+async def fetched_jars(say: Callable[[str], None]) -> list[Path]:
+    """The same, for a task that may be cancelled: what may take minutes is done by a process that can be killed."""
+    if missing_jars():
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-P", "-m", "ops.kafka_jars"]
+        fetch = await run_to_end(command, make_folder(jar_folder()), environment, on_line=say)
+        if fetch.status != 0:
+            message, what_to_do = ("", *fetch.said.splitlines())[-2:]
+            raise OperatorError(message, what_to_do)
+    return await asyncio.to_thread(kafka_jars)
 
 
 def _verify(jars: Iterable[Jar], folder: Path) -> None:
@@ -97,6 +115,8 @@ def _fetch(jars: list[Jar], folder: Path) -> None:
     """Lets jgo fetch into a folder of its own; a jar moves to its place only whole and with the right hash."""
     from jgo.maven import MavenContext, PythonResolver  # Costs 0.2 s to import, and only a first start needs it.
 
+    for leftover in folder.glob(".fetch-*"):  # Of one that was killed; we hold the lock, so nobody is at work.
+        shutil.rmtree(leftover, ignore_errors=True)
     workplace = Path(tempfile.mkdtemp(prefix=".fetch-", dir=folder))
     mirror = os.environ.get("RAVAND_MAVEN_URL")
     context = MavenContext(
@@ -146,7 +166,10 @@ def write_lock(lock_file: Path = LOCK_FILE) -> None:
 
 if __name__ == "__main__":
     # `python -m ops.kafka_jars` fills the cache (an image build does that); with `lock` it renews the lock file.
-    if sys.argv[1:] == ["lock"]:
-        write_lock()
-    else:
-        kafka_jars(say=print)
+    try:
+        if sys.argv[1:] == ["lock"]:
+            write_lock()
+        else:
+            kafka_jars(say=lambda text: print(text, flush=True))
+    except OperatorError as error:
+        sys.exit(f"{error.message}\n{error.what_to_do}")

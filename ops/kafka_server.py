@@ -6,15 +6,14 @@ import asyncio
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ops import aot_cache
 from ops.errors import OperatorError, explained
-from ops.kafka_jars import kafka_jars
-from ops.processes import dies_with_parent
+from ops.kafka_jars import fetched_jars
+from ops.one_shot import run_to_end
 from ops.state_folder import Secrets, replace
 
 USERNAME = "ravand"
@@ -99,18 +98,17 @@ class KafkaServer:
 
     async def prepare(self) -> None:
         """The jars, the settings, and at the first start an empty log."""
-        jars = await asyncio.to_thread(kafka_jars, say=self._say)
+        jars = await fetched_jars(self._say)
         with explained(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
             replace(self.folder / "server.properties", self._properties())
+            ready_made = aot_cache.use(aot_cache.cache_file(java(), jars, JVM_OPTIONS))
             if not (self.folder / "data").exists():
-                await self._format(jars)
-            aot = self.aot_options
-            if aot is None:
-                aot = aot_cache.use(aot_cache.cache_file(java(), jars, JVM_OPTIONS))
+                await self._format(jars, [*JVM_OPTIONS, *ready_made])
+            aot = ready_made if self.aot_options is None else self.aot_options
             replace(self.folder / "java.args", arguments([*JVM_OPTIONS, *aot], jars))
 
-    async def _format(self, jars: Sequence[Path]) -> None:
+    async def _format(self, jars: Sequence[Path], options: Sequence[str]) -> None:
         """Formats a folder beside the right one and renames it: an interrupted first start leaves no half of a log."""
         unfinished = self.folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -120,23 +118,13 @@ class KafkaServer:
         main = ["kafka.tools.StorageTool", "format", "-t", self._secrets.cluster_id, "-c", str(settings)]
         password = f"{MECHANISM}=[name={USERNAME},password={self._secrets.kafka_password}]"
         # In a file, since a command line can be read by every user of the machine.
-        replace(self.folder / "format.args", arguments(JVM_OPTIONS, jars, [*main, "--add-scram", password]))
-        process = await asyncio.create_subprocess_exec(
-            *(str(java()), f"@{self.folder / 'format.args'}"),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            cwd=self.folder,
-            env=dict(self.environment()),
-            start_new_session=True,
-            preexec_fn=dies_with_parent(signal.SIGKILL),
-        )
-        said, _ = await process.communicate()
+        replace(self.folder / "format.args", arguments(options, jars, [*main, "--add-scram", password]))
+        made = await run_to_end([str(java()), f"@{self.folder / 'format.args'}"], self.folder, self.environment())
         (self.folder / "format.args").unlink()
         settings.unlink()
-        if process.returncode != 0:
+        if made.status != 0:
             raise OperatorError(
-                f"Kafka could not make its log in {self.folder}: {said.decode(errors='replace').strip()[-1000:]}",
+                f"Kafka could not make its log in {self.folder}: {made.said}",
                 "See that the disk has space and allows this, and start again.",
             )
         unfinished.rename(self.folder / "data")

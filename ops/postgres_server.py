@@ -8,12 +8,12 @@ import importlib.util
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ops.errors import OperatorError, explained
-from ops.processes import Identity, dies_with_parent, until_gone
+from ops.one_shot import run_to_end
+from ops.processes import Identity, until_gone
 from ops.state_folder import Secrets, replace
 from ops.unprivileged import User, ordinary_user
 
@@ -122,21 +122,11 @@ class PostgresServer:
             *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
             *("--pwfile", str(password_file), *([] if self._durable else ["--no-sync"])),
         ]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            cwd=self.folder,
-            env=dict(self.environment()),
-            start_new_session=True,
-            preexec_fn=dies_with_parent(signal.SIGKILL, self.before_exec),
-        )
-        said, _ = await process.communicate()
+        made = await run_to_end(command, self.folder, self.environment(), before_exec=self.before_exec)
         password_file.unlink()
-        if process.returncode != 0:
+        if made.status != 0:
             raise OperatorError(
-                f"PostgreSQL could not make its data in {self.folder}: {said.decode(errors='replace').strip()[-1000:]}",
+                f"PostgreSQL could not make its data in {self.folder}: {made.said}",
                 f"It ran as {self._user.how}. See that the disk has space and allows this, and start again.",
             )
         unfinished.rename(self._data)

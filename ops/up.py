@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Iterable
 from contextlib import closing, suppress
 
@@ -19,8 +18,8 @@ from ops.embedded import together
 from ops.errors import OperatorError
 from ops.installation import Installation, Options, plan
 from ops.keeper import Keeper
-from ops.log_file import LogFile, pump
-from ops.processes import dies_with_parent
+from ops.log_file import LogFile
+from ops.one_shot import run_to_end
 from ops.program import Program
 from ops.state_folder import StateFolder, replace
 
@@ -128,52 +127,30 @@ class _Run:
     async def _initialise(self) -> None:
         """Topics, tables and the object store's marker; changes nothing when they are there."""
         log = LogFile(self._state.logs / "init.log")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "cli", "admin", "init"),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            cwd=self._state.root,
-            env=self._installation.environment,
-            start_new_session=True,
-            preexec_fn=dies_with_parent(signal.SIGKILL),
-        )
-        assert process.stdout is not None
-        said: list[str] = []
-        try:
-            await pump(process.stdout, log, said.append)
-            if await process.wait() != 0:
-                raise OperatorError(
-                    "Topics and tables could not be made: " + "\n    ".join(said[-12:]),
-                    f"All that it said is in {log.path}. Nothing is half done: start again when the cause is gone.",
-                )
-        finally:
-            log.close()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        self._console.say("init", said[-1] if said else "done")
+        with closing(log):
+            done = await run_to_end(
+                [sys.executable, "-P", "-m", "cli", "admin", "init"],
+                self._state.root,
+                self._installation.environment,
+                on_line=lambda line: log.write(f"{line}\n".encode()),
+            )
+        if done.status != 0:
+            raise OperatorError(
+                f"Topics and tables could not be made: {done.said}",
+                f"All that it said is in {log.path}. Nothing is half done: start again when the cause is gone.",
+            )
+        self._console.say("init", done.said.rpartition("\n")[2] or "done")
 
     async def _make_aot_cache(self) -> None:
         """In the background, at the lowest priority, once per version of Kafka: the next start is faster."""
         if not any(keeper.program.name == "kafka" for keeper in self._servers):
             return
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "ops.aot_cache"),
-            stdin=DEVNULL,
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-            cwd=self._state.root,
-            env=self._installation.environment,
-            start_new_session=True,
-            preexec_fn=dies_with_parent(signal.SIGKILL, lambda: void(os.nice(19))),
+        await run_to_end(
+            [sys.executable, "-P", "-m", "ops.aot_cache"],
+            self._state.root,
+            self._installation.environment,
+            before_exec=lambda: void(os.nice(19)),
         )
-        try:
-            await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
 
     async def _stop_all(self) -> None:
         """Services in the order of the list, copies of one at once; then the servers that they needed until then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import asyncpg
 import psutil
 
 from ops.state_folder import StateFolder
-from tests.ops.conftest import Up, ravand, until, until_gone
+from tests.ops.conftest import Up, alive, ravand, until, until_gone
 
 Start = Callable[..., Up]
 
@@ -67,3 +68,23 @@ def test_everything_starts_and_a_server_that_dies_is_started_again(start_up: Sta
     family = up.family()
     up.end(signal.SIGKILL)
     until_gone(family)
+
+
+def test_jars_that_cannot_be_fetched_end_it_with_what_to_do_and_nothing_left(folder: Path, tmp_path: Path) -> None:
+    cut_off = {"RAVAND_CACHE_DIR": str(tmp_path / "cache"), "RAVAND_MAVEN_URL": "http://127.0.0.1:1"}
+    refused = ravand("up", "--state", str(folder), "--only-servers", environment=cut_off)
+    assert refused.returncode == 1
+    assert "could not be fetched" in refused.stderr
+    assert str(tmp_path / "cache") in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2
+
+
+def test_a_signal_during_the_first_fetch_ends_it_at_once(start_up: Start, folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # It accepts, and never answers.
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        slow = {"RAVAND_CACHE_DIR": str(tmp_path / "cache"), "RAVAND_MAVEN_URL": url}
+        up = start_up(folder, "--only-servers", environment=slow)
+        until("it fetches", lambda: up.says("fetching"))
+        family = up.family()
+        assert up.end() == 0
+        assert not alive(family)
