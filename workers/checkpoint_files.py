@@ -51,21 +51,20 @@ def read(store: BlockingObjectStore, checkpoint: Checkpoint) -> dict[str, Any]:
 def to_bytes(state: Mapping[str, Any]) -> bytes:
     """A nested state as the bytes of a safetensors file."""
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_flattened(state, "", tensors), ensure_ascii=False, allow_nan=False)
-    return save(tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "tree": tree})
+    about = {"version": FORMAT_VERSION, "tree": _flattened(state, "", tensors)}
+    # One entry: with several, the library would write them in any order, and equal states would have unequal hashes.
+    return save(tensors, {FORMAT: json.dumps(about, ensure_ascii=False, allow_nan=False)})
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
     """The nested state again, its tensors on the CPU."""
     try:
         length = int.from_bytes(data[:8], "little")
-        about = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        if about.get("format") != FORMAT or about.get("version") != str(FORMAT_VERSION):
-            raise CheckpointUnreadable(
-                f"This is no checkpoint of version {FORMAT_VERSION}, but {about.get('version')}."
-            )
-        state: dict[str, Any] = _nested(json.loads(about["tree"]), load(data))
-    except (SafetensorError, ValueError, KeyError) as error:
+        about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][FORMAT])
+        if about["version"] != FORMAT_VERSION:
+            raise CheckpointUnreadable(f"The checkpoint has version {about['version']}, not {FORMAT_VERSION}.")
+        state: dict[str, Any] = _nested(about["tree"], load(data))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointUnreadable(f"The checkpoint cannot be read: {error}") from error
     return state
 

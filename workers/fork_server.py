@@ -129,9 +129,13 @@ class ForkServer:
 
     def _reap(self) -> None:
         while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
                 return
+            # What it started and left behind goes too. Until it is reaped, its number names no other group.
+            with suppress(ProcessLookupError):
+                os.killpg(ended.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(ended.si_pid, 0)
             forked = self._children.pop(pid, None)
             if forked is not None:
                 for_memory = os.WIFSIGNALED(status) and out_of_memory_kills() > forked.kills

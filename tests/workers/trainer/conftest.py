@@ -1,37 +1,33 @@
-"""An installation for each test: topics and a store of its own, a projector that judges in memory."""
+"""Real training children, and a store with data for them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from adapters.topics import create_topics
-from tests.workers.installation import Installation
-from tests.workers.small_projector import SmallProjector
-
-
-@pytest.fixture
-async def installation(
-    tmp_path: Path, kafka_settings: Mapping[str, str], topic_prefix: str
-) -> AsyncIterator[Installation]:
-    made = Installation(tmp_path, kafka_settings, topic_prefix)
-    await create_topics(made.settings.kafka)
-    await made.open()
-    yield made
-    await made.close()
+from adapters.durable_files import sha256_of
+from adapters.object_store_blocking import BlockingObjectStore
+from domain.events import DatasetRef
+from tests.recipes.made_up import fruit
+from tests.workers.trainer import strange_recipes
+from tests.workers.trainer.bench import Bench
+from workers.warm_child import WarmChildren
 
 
-@pytest.fixture
-async def projector(installation: Installation) -> AsyncIterator[SmallProjector]:
-    async with SmallProjector(installation.settings.kafka) as judging:
-        yield judging
-
-    def failure(self) -> Failed:
-        """The one failure that was told."""
-        (failed,) = self.heard(Failed)
-        return failed
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def children(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WarmChildren]:
+    """One fork server for all tests: it takes seconds to load torch."""
+    plugin = tmp_path_factory.mktemp("plugin")
+    strange_recipes.install(plugin)
+    root = str(Path(__file__).parents[3])
+    kept = WarmChildren({"PYTHONPATH": os.pathsep.join((str(plugin), root))})
+    await kept.start()
+    yield kept
+    await kept.close()
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import signal
 import psutil
 import pytest
 
-from tests.workers.trainer.conftest import TABLE, Bench
+from tests.workers.trainer.bench import TABLE, Bench
 from workers.child_messages import EpochDone, Go, Logged, Prepared
 from workers.warm_child import WarmChildren
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 class TestFailures:
