@@ -116,11 +116,11 @@ def _main_job(server: Server, data: Path, target: str, epochs: int, state: Path)
 def _predict(model: Path, data: Path, target: str) -> None:
     import csv
 
-    from recipes.predict import predict_rows
+    from recipes.predict import predict
 
     with data.open(newline="", encoding="utf-8-sig") as lines:
         rows = list(csv.DictReader(lines))
-    predicted = predict_rows(model, data)
+    predicted = predict(model, data).to_dicts()
     right = sum(str(p["prediction"]) == row.get(target) for row, p in zip(rows, predicted, strict=True))
     for index in range(0, len(rows), max(1, len(rows) // 5)):
         typer.echo(

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import connect
 
 from cli.errors import CommandError
-from cli.server import Server, Unanswered
+from cli.server import NoServer, Server, Unanswered
 
 RESTING = frozenset({"completed", "failed", "stopped", "paused"})
 """Statuses in which nothing more happens until somebody asks for it."""
@@ -28,14 +28,14 @@ def follow(server: Server, job_id: str, *, since: int = 0) -> Iterator[dict[str,
     Reconnects by itself and asks for what it missed; proves by `previous` that nothing is missing. Raises `CommandError`
     when the job is unknown or the server stays away for a minute.
     """
-    last, log, pause, lost_at = since, None, 0.2, 0.0
+    last, log, known, pause, lost_at = since, None, 0, 0.2, 0.0
     while True:
+        connected_at = time.monotonic()
         try:
             for message in _connection(server, job_id, last, log):
-                lost_at, pause = 0.0, 0.2
                 match message["type"]:
                     case "subscribed":
-                        log = message["log"]
+                        log, known = message["log"], message["job"]["version"]
                     case "job_update":
                         if message["version"] <= last:
                             continue
@@ -44,6 +44,8 @@ def follow(server: Server, job_id: str, *, since: int = 0) -> Iterator[dict[str,
                                 f"Events between {last} and {message['previous']} are missing.", "Please report this."
                             )
                         last = message["version"]
+                        # Only news count as being connected: a server that drops every client at once is away too.
+                        lost_at, pause = 0.0, 0.2
                     case "resync":
                         # Another history (a restored backup), or one that is gone: start over from its beginning.
                         last, log = 0, None
@@ -52,14 +54,17 @@ def follow(server: Server, job_id: str, *, since: int = 0) -> Iterator[dict[str,
                             f"The server refused: {message['code']}.", "`ravand jobs` shows what there is."
                         )
                 yield message
-                if message["type"] == "job_update" and message["status"] in RESTING:
+                # What is being caught up on may hold an end that a retry left again: only the newest state rests.
+                state = message["job"] if message["type"] == "subscribed" else message
+                if state.get("status") in RESTING and last >= known:
                     return
                 if message["type"] == "resync":
                     break
-        except (ConnectionClosed, InvalidStatus, WebSocketException, OSError, Unanswered) as error:
+        except (ConnectionClosed, InvalidStatus, WebSocketException, OSError, Unanswered, NoServer) as error:
             if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == 4401:
                 raise CommandError("The session has ended.", "Log in with `ravand login`; the job goes on.") from None
-            lost_at = lost_at or time.monotonic()
+            if not lost_at or time.monotonic() - connected_at > PATIENCE_SECONDS:
+                lost_at = time.monotonic()
             if time.monotonic() - lost_at > PATIENCE_SECONDS:
                 raise CommandError(
                     "The connection to the server is lost; the job goes on without you watching.",

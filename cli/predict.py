@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import CommandError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
 
 def predict(
-    model_file: Annotated[Path, typer.Argument(help="A downloaded model (zip).", exists=True, dir_okay=False)],
-    data: Annotated[Path, typer.Argument(help="What to predict on: a CSV for tabular models.", exists=True)],
+    model_file: Annotated[Path, typer.Argument(help="A downloaded model: the zip, or its folder.", exists=True)],
+    data: Annotated[
+        Path, typer.Argument(help="CSV or Parquet; for image models NPZ, or a zip or folder of images.", exists=True)
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
     json: Annotated[bool, typer.Option("--json", help="An array of objects instead of CSV.")] = False,
 ) -> None:
     """Predict with a downloaded model: a CSV with the column `prediction`, one line a row. No server is needed."""
-    from recipes.predict import UnusableModel, predict_rows
+    from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
+    from recipes.catalog import UnknownRecipe
+    from recipes.model_file import UnreadableModel
+    from recipes.predict import predictions
+    from recipes.prediction import MissingColumns
 
+    write = _write_json if json else _write_csv
     try:
-        rows = predict_rows(model_file, data)
-    except UnusableModel as error:
-        raise CommandError(str(error)) from None
-    if json:
-        import orjson
+        if output is None:
+            write(predictions(model_file, data), sys.stdout)
+            return
+        temporary = output.with_name(output.name + ".part")
+        try:
+            with temporary.open("w", encoding="utf-8") as out:
+                write(predictions(model_file, data), out)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (UnreadableModel, UnknownRecipe) as error:
+        raise CommandError(f"{model_file} is not a model that can be used: {error}") from None
+    except (UnreadableDataset, DatasetTooLarge, MissingColumns) as error:
+        raise CommandError(f"{data} cannot be predicted on: {error}") from None
 
-        typer.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
-        return
-    import csv
-    import sys
 
-    columns = list(rows[0]) if rows else ["prediction"]
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+def _write_csv(parts: Iterator[pl.DataFrame], out: IO[str]) -> None:
+    for number, part in enumerate(parts):
+        out.write(part.write_csv(include_header=number == 0))
+
+
+def _write_json(parts: Iterator[pl.DataFrame], out: IO[str]) -> None:
+    import orjson
+
+    out.write("[")
+    between = "\n"
+    for part in parts:
+        for row in part.iter_rows(named=True):
+            out.write(between + orjson.dumps(row, default=str).decode())
+            between = ",\n"
+    out.write("\n]\n")

@@ -68,7 +68,7 @@ class Server:
         try:
             answer = self.http.request(method, path, **options)
         except httpx2.ConnectError:
-            raise CommandError(
+            raise NoServer(
                 f"No server answers at {self.url}.", "Start one with `ravand up`, or set RAVAND_SERVER."
             ) from None
         except httpx2.TransportError as error:
@@ -79,6 +79,10 @@ class Server:
         if answer.is_success:
             return answer
         raise problem(answer)
+
+
+class NoServer(CommandError):
+    """Nobody listens at the address."""
 
 
 class Unanswered(CommandError):
