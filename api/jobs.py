@@ -34,7 +34,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    job_id: str = Field(max_length=200)
+    job_id: str
 
 
 class RetryRequest(JobRequest):
@@ -65,9 +65,7 @@ STEERED = returns(200, JobAnswer, problems=(401, 404, 409, 422))
 
 @router.get("/train/status", responses=returns(200, JobAnswer, problems=(401, 404, 422)))
 @access.user
-async def job_status(
-    request: Request, caller: CurrentCaller, job_id: Annotated[str, Query(max_length=1000)]
-) -> Response:
+async def job_status(request: Request, caller: CurrentCaller, job_id: str) -> Response:
     """Where a job is."""
     services = await services_of(request)
     return await _shown(request, services, caller, await find(services, caller, job_id))

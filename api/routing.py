@@ -7,6 +7,7 @@ from a 422 what the fields are called. So the rule stands around all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 from api import access
 from api.answers import Answer
@@ -25,6 +27,9 @@ from api.proposals import KEY_HEADER, Pending
 BODY_SECONDS = 20.0
 """How long a JSON body may take to arrive."""
 _LARGEST_VERSION = 2**53
+_DISCARD_SECONDS = 10.0
+_STRANGERS_BYTES = 16 * 1024 * 1024
+"""How much of a body is read and dropped for somebody whom we do not know."""
 
 
 class JsonRequest(Request):
@@ -74,6 +79,34 @@ class JsonRequest(Request):
         return document
 
 
+class Incoming:
+    """What the client sends, and how much of it is still to come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._whole = False
+
+    async def __call__(self) -> Message:
+        """The next part."""
+        message = await self._receive()
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def discard(self, request: Request) -> None:
+        """Read and drop the rest, within bounds, before the answer is sent.
+
+        A connection that is closed with unread bytes is reset, and the reset overtakes the answer: a client that sends all
+        before it reads would see a broken connection instead of the problem.
+        """
+        coming = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+        known = hasattr(request.state, "caller")
+        left = 2 * request.app.state.services.settings.datasets.max_bytes if known else _STRANGERS_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while coming and left > 0 and not self._whole:
+                    left -= len((await self()).get("body", b""))
+
+
 def _has_nul(node: Any) -> bool:
     match node:
         case str():
@@ -97,15 +130,18 @@ class Route(APIRoute):
         wants_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
+            body = Incoming(request.receive)
             try:
                 await access.admit(request, rule)
                 if reads and "after" in request.query_params:
                     await _reach(request, rule)
-                return await run(JsonRequest(request.scope, request.receive) if wants_json else request)
+                return await run((JsonRequest if wants_json else Request)(request.scope, body))
             except Pending as pending:
                 return _pending(pending)
             except Exception as error:
-                return await handle(request, error)
+                answer = await handle(request, error)
+                await body.discard(request)
+                return answer
 
         return guarded
 

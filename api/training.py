@@ -33,7 +33,7 @@ class TrainRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     recipe: str = Field(max_length=200, description="One of `GET /api/recipes`.")
-    dataset_id: str = Field(max_length=200)
+    dataset_id: str
     parameters: dict[str, Any] = Field(
         {}, description="As the recipe's schema says; what is left out takes its default."
     )
