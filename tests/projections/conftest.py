@@ -1,0 +1,51 @@
+"""A platform's log and database of its own for each test, on the servers that all tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from adapters.migrations import migrate
+from adapters.settings import Settings
+from adapters.topics import create_topics
+from tests.projections.platform import Log, settings_for
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def database_template(servers: Servers) -> Iterator[str]:
+    """A database in which the migrations were run."""
+    name = f"template_{uuid.uuid4().hex}"
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _execute(servers.admin_url, f'CREATE DATABASE "{name}" OWNER ravand')).result()
+        thread.submit(asyncio.run, migrate(servers.database_url(name))).result()
+        yield name
+        thread.submit(asyncio.run, _execute(servers.admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')).result()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def settings(kafka_settings: dict[str, str], topic_prefix: str, database_url: str) -> Settings:
+    """How the services of this test find its topics and its database."""
+    return settings_for(kafka_settings, topic_prefix, database_url)
+
+
+@pytest_asyncio.fixture
+async def log(settings: Settings) -> AsyncIterator[Log]:
+    """The log of this test, with its topics made."""
+    await create_topics(settings.kafka)
+    async with Log.of(settings) as opened:
+        yield opened

@@ -1,0 +1,165 @@
+"""What the projector's tests share: the log, projectors in this process and in others, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from adapters.kafka import consumer, partition_of, producer, topic_name
+from adapters.settings import Settings
+from projections.projector import run
+from schemas.topics import EVENTS, Topic
+from tests.projections.records import Written
+
+DEADLINE = 60.0
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def settings_for(kafka: Mapping[str, str], prefix: str, database_url: str) -> Settings:
+    """The settings of one platform on the shared servers."""
+    parts = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka.items()}
+    return Settings.model_validate({"kafka": {**parts, "prefix": prefix}, "database": {"url": database_url}})
+
+
+async def until(condition: Callable[[], Awaitable[Any]], deadline: float = DEADLINE) -> Any:
+    """Wait until `condition` gives something true, and give that."""
+    async with asyncio.timeout(deadline):
+        while not (found := await condition()):  # noqa: ASYNC110 - what is waited for happens in other processes
+            await asyncio.sleep(0.02)
+        return found
+
+
+@dataclass
+class Log:
+    """The topics of one platform, as a test writes and reads them, and its database."""
+
+    settings: Settings
+    producer: AIOKafkaProducer
+    database: asyncpg.Connection
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def of(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Connected."""
+        sender = producer(settings.kafka, linger_ms=2)
+        await sender.start()
+        database = await asyncpg.connect(settings.database.url.get_secret_value())
+        try:
+            yield cls(settings, sender, database)
+        finally:
+            await sender.stop()
+            await database.close()
+
+    async def write(self, records: Sequence[Written]) -> None:
+        """Append these, in order."""
+        topic = topic_name(self.settings.kafka, EVENTS)
+        sent = []
+        for record in records:
+            partition = record.partition
+            if partition is None:
+                partition = partition_of(record.key or b"", EVENTS.partitions)
+            sent.append(
+                await self.producer.send(
+                    topic, record.value, key=record.key, partition=partition, headers=list(record.headers)
+                )
+            )
+        for acknowledged in sent:
+            await acknowledged
+
+    async def read(self, topic: Topic, partitions: Sequence[int] | None = None) -> list[Any]:
+        """Everything that a topic holds now, by partition and offset."""
+        reader = consumer(self.settings.kafka)
+        await reader.start()
+        try:
+            numbers = range(topic.partitions) if partitions is None else partitions
+            parts = [TopicPartition(topic_name(self.settings.kafka, topic), number) for number in numbers]
+            reader.assign(parts)
+            await reader.seek_to_beginning(*parts)
+            ends = await reader.end_offsets(parts)
+            found: list[Any] = []
+            async with asyncio.timeout(DEADLINE):
+                while any([await reader.position(part) < end for part, end in ends.items()]):
+                    for records in (await reader.getmany(timeout_ms=200)).values():
+                        found += records
+            return sorted(found, key=lambda record: (record.partition, record.offset))
+        finally:
+            await reader.stop()
+
+    async def ends(self, topic: Topic) -> dict[int, int]:
+        """The end of each partition."""
+        reader = consumer(self.settings.kafka)
+        await reader.start()
+        try:
+            parts = [
+                TopicPartition(topic_name(self.settings.kafka, topic), number) for number in range(topic.partitions)
+            ]
+            return {part.partition: end for part, end in (await reader.end_offsets(parts)).items()}
+        finally:
+            await reader.stop()
+
+    async def stored_to_the_end(self) -> None:
+        """Wait until everything that is in the log now is stored."""
+        ends = {partition: end for partition, end in (await self.ends(EVENTS)).items() if end}
+
+        async def stored() -> bool:
+            rows = await self.database.fetch("SELECT partition, next_offset FROM log.cursors")
+            return {row[0]: row[1] for row in rows if row[1]} == ends
+
+        await until(stored)
+
+    def environment(self) -> dict[str, str]:
+        """For a service in a process of its own."""
+        kafka, path = self.settings.kafka, os.environ.get("PATH", "")
+        password = kafka.sasl_password.get_secret_value() if kafka.sasl_password else ""
+        return {
+            "PATH": path,
+            "RAVAND_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+            "RAVAND_KAFKA__SECURITY_PROTOCOL": kafka.security_protocol,
+            "RAVAND_KAFKA__SASL_MECHANISM": kafka.sasl_mechanism,
+            "RAVAND_KAFKA__SASL_USERNAME": kafka.sasl_username or "",
+            "RAVAND_KAFKA__SASL_PASSWORD": password,
+            "RAVAND_KAFKA__PREFIX": kafka.prefix,
+            "RAVAND_DATABASE__URL": self.settings.database.url.get_secret_value(),
+        }
+
+
+@contextlib.asynccontextmanager
+async def projecting(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """A projector in this process; whatever it raised is raised here at the end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(settings, stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await task
+
+
+async def project(log: Log) -> None:
+    """Let a projector work off what the log holds now, and end it."""
+    async with projecting(log.settings):
+        await log.stored_to_the_end()
+
+
+@contextlib.asynccontextmanager
+async def projector_process(log: Log) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A projector in a process of its own, killed at the end if it still lives."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", "projector", cwd=ROOT, env=log.environment(), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
