@@ -70,7 +70,6 @@ class Connection:
         workspace: str,
         session: str,
         queue_bytes: int,
-        slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         self.sink = sink
         self.workspace = workspace
@@ -78,7 +77,6 @@ class Connection:
         self.subscriptions: dict[str | None, Subscription] = {}
         self._hub = hub
         self._limit = queue_bytes
-        self._slow_seconds = slow_seconds
         self._sent = 0
         self._behind: int | None = None
         """Live updates up to here were sent and later ones were not: `_come_back` sends them."""
@@ -246,7 +244,7 @@ class Connection:
         if self.sink.writable and not self.sink.closed:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._slow_seconds):
+            async with asyncio.timeout(SLOW_SECONDS):
                 await self.sink.drained()
         if not self.sink.writable:
             self.close_slow()

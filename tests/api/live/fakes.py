@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from api.live import messages
@@ -46,12 +47,9 @@ class FakeJournal:
     async def since(self, workspace: str, version: int, job_id: str | None) -> Page:
         await self._wait()
         held, through = self.workspaces[workspace], self.committed[workspace]
-        found = [
-            update_of(facts.decode(held.facts[v - 1]), COMMITTED)
-            for v in range(version + 1, through + 1)
-            if job_id is None or held.jobs[v - 1] == job_id
-        ]
-        page = found[: self._page]
+        about = (v for v in range(version + 1, through + 1) if job_id is None or held.jobs[v - 1] == job_id)
+        found = list(islice(about, self._page + 1))
+        page = [update_of(facts.decode(held.facts[v - 1]), COMMITTED) for v in found[: self._page]]
         await asyncio.sleep(0 if self.quick else self._rng.choice((0, 0.01)))
         if page and (job_id is None or len(page) < len(found)):
             return Page(page, page[-1].version)
