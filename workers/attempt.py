@@ -17,7 +17,15 @@ from typing import Any, Protocol
 import structlog
 
 from adapters.object_store import ObjectStore
-from domain.events import AttemptEvent, AttemptStarted, Checkpoint, CheckpointSaved, EpochCompleted
+from domain.events import (
+    AttemptEvent,
+    AttemptLost,
+    AttemptStarted,
+    Checkpoint,
+    CheckpointSaved,
+    EpochCompleted,
+    JobFailed,
+)
 from domain.job import Job
 from workers import endings
 from workers.attempt_records import AttemptRecords, UnusableReport
@@ -79,8 +87,17 @@ class Child(Protocol):
 class Children(Protocol):
     """Where children come from."""
 
+    async def start(self) -> None:
+        """Begin to have some."""
+
+    async def until_waiting(self) -> None:
+        """Return once one waits."""
+
     async def take(self) -> Child:
         """One that waits for its job."""
+
+    async def close(self) -> None:
+        """End them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +146,7 @@ class Attempt:
         self._granted = asyncio.Event()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
+        self._heard_all = asyncio.Event()
         self._grace = around.grace_seconds
         self._gone = False
         self._ending: AttemptEvent | None = None
@@ -273,7 +291,9 @@ class Attempt:
     async def _usher_out(self, child: Child) -> None:
         await self._leaving.wait()
         await child.send(Leave())
-        await asyncio.sleep(self._grace)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._heard_all.wait(), self._grace)
+            return
         self._log.warning("the training did not leave in time and is killed", grace_seconds=self._grace)
         child.kill()
 
@@ -290,6 +310,7 @@ class Attempt:
                     except UnusableReport as error:
                         said = Failed(code="unusable_report", exception=type(error).__name__, text=str(error))
                         child.kill()
+        self._heard_all.set()
         ended = await self._last_lines(child) if said is None or isinstance(said, Failed) else None
         return Ending(said=said, ended=ended, told_to_leave=self._leaving.is_set())
 
@@ -349,6 +370,9 @@ class Attempt:
         await self._records.flush()
         self._gone = True
         self._say_ended(self._ending)
+        if self.number > 1:
+            # The holder before us may have been alive for a while, and saving, after it was given up on.
+            await self._janitor.sweep(self._job)
 
     # --- around it ---------------------------------------------------------------------------------------------------
 
@@ -416,7 +440,8 @@ class Attempt:
             self._log.info("claimed in vain")
 
     def _say_ended(self, event: AttemptEvent) -> None:
-        say = self._log.warning if type(event).__name__ in ("AttemptLost", "JobFailed") else self._log.info
+        bad = isinstance(event, JobFailed) or (isinstance(event, AttemptLost) and event.reason != "released")
+        say = self._log.warning if bad else self._log.info
         details = {name: value for name in ("reason", "code", "last_epoch") if (value := getattr(event, name, None))}
         say("the attempt has ended", record=type(event).__name__, **details)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 import structlog
@@ -16,6 +17,18 @@ from adapters.settings import KafkaSettings
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 CLOSE_SECONDS = 2.0
+SAY_AFTER = 2.0
+"""After so many seconds without an acknowledgement somebody should be told."""
+
+
+def quieten_client() -> None:
+    """Let aiokafka be silent about connections: while the broker is away it says the same ten times a second.
+
+    What matters is said once, here and in `workers.tail`. At the level debug, everything is said.
+    """
+    client = logging.getLogger("aiokafka")
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        client.setLevel(logging.CRITICAL)
 
 
 class SteadyProducer:
@@ -32,6 +45,7 @@ class SteadyProducer:
         self._producer: AIOKafkaProducer | None = None
         self._making = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self._silent = False
         self._log = structlog.get_logger("producer")
 
     async def append(
@@ -47,30 +61,41 @@ class SteadyProducer:
 
         Raises MessageSizeTooLargeError for what the log never takes.
         """
-        pause, said = FIRST_PAUSE, False
+        pause = FIRST_PAUSE
         while True:
             try:
                 producer = await self._ready()
                 try:
                     sent = await producer.send(topic, value, key=key, partition=partition, headers=list(headers))
-                    # Our being cancelled must not cancel the batch: other records are in it.
-                    await asyncio.shield(sent)
+                    await self._acknowledged(sent)
                 except MessageSizeTooLargeError:
                     raise
                 except KafkaError:
                     self._retire(producer)
                     raise
-                if said:
-                    self._log.info("the log answers again", topic=topic)
                 return
             except MessageSizeTooLargeError:
                 raise
             except (KafkaError, OSError) as error:
-                if not said:
-                    self._log.warning("the log does not take a record; repeating it", topic=topic, error=repr(error))
-                said = True
+                self._say_silent(error)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _acknowledged(self, sent: asyncio.Future[object]) -> None:
+        # aiokafka repeats a batch by itself, without a word. Our being cancelled must not cancel it: it holds more records.
+        done, _ = await asyncio.wait({sent}, timeout=SAY_AFTER)
+        if not done:
+            self._say_silent(None)
+        await asyncio.shield(sent)
+        if self._silent:
+            self._silent = False
+            self._log.info("Kafka answers again")
+
+    def _say_silent(self, error: Exception | None) -> None:
+        if not self._silent:
+            self._silent = True
+            why = {} if error is None else {"error": str(error) or type(error).__name__}
+            self._log.warning("Kafka does not answer; what is to be written is kept and repeated", **why)
 
     async def connect(self) -> None:
         """Connect ahead of the first record, which is then faster."""

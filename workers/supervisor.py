@@ -26,7 +26,7 @@ from workers.attempt_records import AttemptRecords
 from workers.job_table import JobTable
 from workers.pulse import Pulse
 from workers.silence import Held, Silence
-from workers.steady_producer import SteadyProducer
+from workers.steady_producer import SteadyProducer, quieten_client
 from workers.tail import Tail
 
 LONGEST_STEP = 1.0
@@ -35,6 +35,7 @@ LONGEST_STEP = 1.0
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Watch until `stop` is set."""
+    quieten_client()
     supervisor = Supervisor(settings)
     try:
         await supervisor.run(stop)

@@ -27,14 +27,14 @@ from recipes import catalog
 from schemas.heartbeat import Heartbeat, Running
 from schemas.tables import OpenJob
 from schemas.topics import EVENTS, HEARTBEATS, JOBS, TELEMETRY
-from workers.attempt import Attempt, Surroundings
+from workers.attempt import Attempt, Children, Surroundings
 from workers.attempt_records import AttemptRecords
 from workers.claim_choice import IdleWorker, Opening, choose
 from workers.colleagues import BrokerClock, Colleagues
 from workers.devices import Devices
 from workers.job_table import JobTable
 from workers.pulse import Pulse
-from workers.steady_producer import SteadyProducer
+from workers.steady_producer import SteadyProducer, quieten_client
 from workers.tail import Tail
 from workers.trainer_note import TrainerNote, remove_abandoned_scratch
 from workers.warm_child import WarmChildren
@@ -52,6 +52,7 @@ CLAIMS_REMEMBERED = 1000
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Work until `stop` is set; then save a checkpoint, give the attempt back, and say goodbye."""
+    quieten_client()
     worker = Worker(settings)
     try:
         await worker.run(stop)
@@ -62,13 +63,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 class Worker:
     """One worker process. Its id is new at every start, so that nobody takes it for the one before."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Connects to nothing yet."""
+    def __init__(self, settings: Settings, children: Children | None = None) -> None:
+        """Connects to nothing yet. `children` are real ones unless given."""
         self.id = f"worker-{uuid7()}"
         self._settings = settings
         self._lease = settings.worker.lease_seconds
         self._log = structlog.get_logger("worker")
-        self._children = WarmChildren()
+        self._children: Children = children or WarmChildren()
         self._store = ObjectStore(settings.store.url)
         self._producer = SteadyProducer(settings.kafka)
         # Of its own, so that a burst of measurements is never in front of a record.

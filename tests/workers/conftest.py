@@ -45,8 +45,10 @@ async def shared(
     tmp_path_factory: pytest.TempPathFactory, kafka_settings: Mapping[str, str]
 ) -> AsyncIterator[tuple[Installation, SmallProjector]]:
     """One for all tests of a file, with one worker: it has to live through all that they do to it."""
-    async with installed(tmp_path_factory.mktemp("shared"), kafka_settings) as made:
-        async with SmallProjector(made.settings.kafka) as judging:
-            worker = made.start("worker")
-            yield made, judging
-            assert worker.process.poll() is None, worker.said
+    async with (
+        installed(tmp_path_factory.mktemp("shared"), kafka_settings) as made,
+        SmallProjector(made.settings.kafka) as judging,
+    ):
+        worker = made.start("worker")
+        yield made, judging
+        assert worker.process.poll() is None, worker.said

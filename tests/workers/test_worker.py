@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ from tests.workers.installation import Installation
 from tests.workers.reading import read_topic
 from tests.workers.small_projector import SmallProjector
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 Shared = tuple[Installation, SmallProjector]
 
 
@@ -45,6 +47,19 @@ async def over(projector: SmallProjector, job_id: str) -> Job:
 async def in_epoch(projector: SmallProjector, job_id: str, epoch: int) -> None:
     """Until that many epochs of the job count."""
     await projector.until(lambda: (job := projector.job(job_id)) and job.worker and job.epoch >= epoch)
+
+
+def trainer_note(installation: Installation) -> dict[str, Any] | None:
+    """What `ravand ps` reads."""
+    note = installation.folder / "run" / f"trainer-{installation.services[0].process.pid}.json"
+    with suppress(FileNotFoundError):
+        found: dict[str, Any] = json.loads(note.read_text())
+        return found
+    return None
+
+
+def scratch_folders(installation: Installation) -> list[Path]:
+    return list((installation.folder / "scratch").iterdir())
 
 
 async def text_of(installation: Installation, log: ObjectRef | None) -> str:
@@ -116,16 +131,13 @@ class TestTraining:
         job_id = await installation.request({"epochs": 2, "permits": permits})
         await in_epoch(projector, job_id, 1)
         worker = installation.services[0]
-        note = Path(installation.folder / "run" / f"trainer-{worker.process.pid}.json")
-        said = json.loads(note.read_text())
-        assert said["job_id"] == job_id
-        assert said["pid"] in worker.children()
+        noted = trainer_note(installation)
+        assert noted is not None
+        assert noted["job_id"] == job_id
+        assert noted["pid"] in worker.children()
         installation.permits(2, "noted")
-        next_job = await installation.request({"epochs": 1})
-        await over(projector, next_job)
-        with suppress(FileNotFoundError):
-            assert json.loads(note.read_text())["job_id"] != job_id
-        assert not list((installation.folder / "scratch").glob(f"*{job_id}*"))
+        await over(projector, job_id)
+        await projector.until(lambda: trainer_note(installation) is None and not scratch_folders(installation))
 
 
 class TestBadEnds:
@@ -180,8 +192,9 @@ class TestBadEnds:
         permits = installation.permits(2, "resumed")
         job_id = await installation.request({"epochs": 4, "permits": permits})
         await projector.until(lambda: len(projector.records(job_id, CheckpointSaved)) == 2)
-        note = installation.folder / "run" / f"trainer-{installation.services[0].process.pid}.json"
-        os.kill(json.loads(note.read_text())["pid"], 9)
+        noted = trainer_note(installation)
+        assert noted is not None
+        os.kill(noted["pid"], signal.SIGKILL)
         installation.permits(4, "resumed")
         job = await over(projector, job_id)
         first, second = projector.records(job_id, AttemptStarted)
