@@ -97,6 +97,11 @@ class StateFolder:
         return self.root / "services.json"
 
     @property
+    def initialised(self) -> Path:
+        """Exists once topics and tables were made."""
+        return self.root / "initialised"
+
+    @property
     def environment_file(self) -> Path:
         """The settings that the services were given, for `ravand env`."""
         return self.root / "environment.json"

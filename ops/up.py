@@ -52,7 +52,7 @@ class _Run:
     def __init__(self, state: StateFolder, installation: Installation, console: Console, began: float) -> None:
         self._state, self._installation, self._console, self._began = state, installation, console, began
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
-        self._servers_answer = asyncio.Event()
+        self._rest_may_load = asyncio.Event()
         self._servers = [self._keeper(program, console.relay_server) for program in installation.servers]
         self._services = [self._keeper(program, console.relay_service) for program in installation.services]
 
@@ -96,7 +96,12 @@ class _Run:
 
     async def _start(self) -> None:
         """The services load beside the servers and wait for them; those that nobody waits for load a little later."""
-        await together([self._start_servers(), *(self._start_service(keeper) for keeper in self._services)])
+        await together([self._start_servers(), self._start_services()])
+
+    async def _start_services(self) -> None:
+        await together(self._start_service(keeper) for keeper in self._services)
+        if not self._services:
+            await self._rest_may_load.wait()
         took = time.monotonic() - self._began
         settings = self._installation.settings
         where = f"http://{self._services[0].program.address}" if self._services else "only the servers"
@@ -107,9 +112,13 @@ class _Run:
     async def _start_servers(self) -> None:
         await together(self._start_server(keeper) for keeper in self._servers)
         self._console.starting = False
-        self._servers_answer.set()
+        known = self._state.initialised.exists()
+        if known or not self._services:
+            self._rest_may_load.set()
         if self._services:
-            await self._initialise()
+            await self._initialise(urgent=not known)
+            self._state.initialised.touch()
+        self._rest_may_load.set()
 
     async def _start_server(self, keeper: Keeper) -> None:
         began = time.monotonic()
@@ -119,19 +128,24 @@ class _Run:
 
     async def _start_service(self, keeper: Keeper) -> None:
         if keeper.program.name not in _FIRST:
-            await self._servers_answer.wait()
+            await self._rest_may_load.wait()
         await keeper.launch()
         keeper.watch()
         await keeper.running()
 
-    async def _initialise(self) -> None:
-        """Topics, tables and the object store's marker; changes nothing when they are there."""
+    async def _initialise(self, *, urgent: bool) -> None:
+        """Topics, tables and the object store's marker; changes nothing when they are there.
+
+        At a first start everything waits for it. Later it usually finds all in place, and the API need not wait for
+        that to be found out; after an upgrade the services wait by themselves for the tables that they need.
+        """
         log = LogFile(self._state.logs / "init.log")
         with closing(log):
             done = await run_to_end(
                 [sys.executable, "-P", "-m", "cli", "admin", "init"],
                 self._state.root,
                 self._installation.environment,
+                before_exec=None if urgent else lambda: void(os.nice(10)),
                 on_line=lambda line: log.write(f"{line}\n".encode()),
             )
         if done.status != 0:
