@@ -18,8 +18,10 @@ Start = Callable[..., Up]
 
 @pytest.fixture
 def up(start_up: Start, folder: Path) -> Up:
-    """One that is ready, with two workers."""
-    return start_up(folder, "--workers", "2", environment=ELSEWHERE).until_ready()
+    """One that is ready, with two workers that train."""
+    up = start_up(folder, "--workers", "2", environment=ELSEWHERE).until_ready()
+    until("both train", lambda: len(up.rows("trainer")) == 2)
+    return up
 
 
 class TestRunning:
