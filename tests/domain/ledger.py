@@ -93,6 +93,7 @@ class Ledger:
         must(verdict.job is not None, "an effective record of a job changes it")
         assert verdict.job is not None
         if isinstance(event, JobRequested):
+            must(id == record.subject, "a job's id is its request's event id")
             must(record.subject not in self.jobs, "a job is requested once")
             must(event.dataset.id in self.datasets, "a job's dataset exists")
             self.jobs[record.subject] = JobAccount(event.max_losses)
@@ -104,6 +105,7 @@ class Ledger:
         compare(account, verdict.job)
 
     def _dataset(self, id: str, event: DatasetRegistered, verdict: Effect) -> None:
+        must(verdict.dataset is not None and verdict.dataset.id == id, "a dataset's id is its request's event id")
         must(id not in self.datasets, "a dataset version is registered once")
         must(
             verdict.dataset is not None and verdict.dataset.number == self.series[event.name] + 1, "ordinals: no holes"

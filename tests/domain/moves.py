@@ -45,14 +45,18 @@ WEIGHTS = {
     "priority": 1,
     "again": 8,
 }
+KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
 MOVES = st.builds(
     Move,
-    st.sampled_from([kind for kind, weight in WEIGHTS.items() for _ in range(weight)]),
+    st.sampled_from(KINDS),
     st.integers(0, len(JOBS) - 1),
     st.integers(0, len(WORKERS) - 1),
     st.integers(0, 63),
 )
 HISTORIES = st.lists(MOVES, max_size=80)
+
+
+OPENING = [Move("dataset", 0, 0, 0), Move("request", 0, 0, 1)]
 
 
 class Judged(NamedTuple):
@@ -68,8 +72,7 @@ def play(moves: list[Move]) -> Iterator[Judged]:
     """Judge the moves one after another, each resolved against what the ones before it came to."""
     workspace = Workspace("workspace-1")
     log: list[tuple[str, Record]] = []
-    opening = [Move("dataset", 0, 0, 0), *(Move("request", job, 0, 0) for job in range(len(JOBS)))]
-    for number, move in enumerate([*opening, *moves]):
+    for number, move in enumerate([*OPENING, *moves]):
         if move.kind == "again":
             id, record = log[-1 - move.choice % len(log)]
         else:
@@ -87,9 +90,11 @@ def resolve(move: Move, workspace: Workspace) -> Record:
     job = workspace.jobs.get(name)
     match move.kind:
         case "dataset":
-            return s.dataset(DATASETS[choice % 2], ("iris", "wine")[choice // 2 % 2])
+            strange = "another-id" if choice % 16 == 15 else None
+            return s.dataset(DATASETS[choice % 2], ("iris", "wine")[choice // 2 % 2], id=strange)
         case "request":
-            return s.requested(name, max_losses=1 + choice % 3, dataset=DATASETS[choice // 4 % 2])
+            strange = f"another-id-{move.worker}" if choice % 8 == 7 else None
+            return s.requested(name, max_losses=1 + choice % 3, dataset=DATASETS[choice // 4 % 2], id=strange)
         case "stop":
             return replaced(s.stop, name)
         case "pause":
@@ -132,13 +137,17 @@ def report(move: Move, worker: str, job: Job) -> Record:
         case "save":
             return s.saved(last, attempt=attempt, worker=by, step=100 * last + choice // 16, job=job.id)
         case "model":
+            if choice // 8 % 4 == 3:
+                return replaced(s.completed(last, attempt=attempt, worker=by), job.id)
             return s.model(last, attempt=attempt, worker=by, name=("iris", "wine")[choice // 32], job=job.id)
     # The end of an attempt.
     listed = [kept.checkpoint for kept in job.checkpoints]
-    reason = LOSS_REASONS[choice // 4 % len(LOSS_REASONS)]
+    reason = LOSS_REASONS[choice // 6 % len(LOSS_REASONS)]
     lost = AttemptLost(attempt=attempt, worker=by, reason=reason, checkpoint=listed[0] if listed else None)
-    ends = (s.stopped(attempt, by), s.paused(attempt, by), Record(lost, job.id), s.failed(attempt, by))
-    return replaced(ends[choice % 4], job.id)
+    if choice % 6 < 3:
+        return Record(lost, job.id)
+    ends = (s.stopped(attempt, by), s.paused(attempt, by), s.failed(attempt, by))
+    return replaced(ends[choice % 3], job.id)
 
 
 def replaced(record: Record, job: str) -> Record:

@@ -13,10 +13,10 @@ from tests.simulation.world import Scope, World
 
 SCOPES = (
     Scope(),
-    Scope(workers=2, jobs=1, epochs=3, requests=4),
-    Scope(workers=3, jobs=2, epochs=2, requests=4),
+    Scope(workers=2, jobs=1, epochs=6, requests=4),
+    Scope(workers=3, jobs=2, epochs=3, requests=2),
     Scope(workers=2, jobs=3, epochs=2, requests=9),
-    Scope(workers=1, jobs=1, epochs=5, requests=2),
+    Scope(workers=1, jobs=1, epochs=8, requests=1),
 )
 
 

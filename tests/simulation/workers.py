@@ -15,7 +15,7 @@ from domain.events import (
 )
 from domain.job import Job, Status
 from schemas.heartbeat import Heartbeat, Running
-from tests.domain.scenario import NOON, Record
+from tests.domain.scenario import Record
 from tests.simulation.readers import Beats, Reader
 from tests.simulation.world import Process, World
 from workers.claim_choice import IdleWorker, Opening, choose
@@ -24,6 +24,8 @@ from workers.standing import Standing, standing
 RECIPES = frozenset({("tabular", 1)})
 LEASE_MS = 3_000
 REPEAT_MS = 1_000
+REASSERTED_MS = 10_000
+"""An attempt that was ended and that the table still shows as ours after this long is given back once more."""
 
 
 class Worker(Reader):
@@ -35,10 +37,16 @@ class Worker(Reader):
         self.attempt: tuple[str, int] | None = None
         self.claimed = self.refused = False
         self.in_vain: dict[str, int] = {}
-        self.given_back: set[tuple[str, int]] = set()
+        """Jobs that were claimed in vain → when they may be claimed again though their row has not changed since.
+
+        For ever would be wrong: by the time a refusal is noticed, the row may be a newer one that nobody claimed yet.
+        """
+        self.ended_at: dict[tuple[str, int], int] = {}
+        """Attempts whose last record was acknowledged, and when."""
         self.colleagues: dict[str, tuple[Heartbeat, int]] = {}
         self.sequence = 0
-        self.acknowledged = True
+        self.acknowledged: str | None = None
+        """The record that was acknowledged last."""
         super().__init__(world, name)
         self.id = name
         beats.readers.append(self)
@@ -95,6 +103,8 @@ class Worker(Reader):
             if self.attempt is None:
                 if again_ms is not None:
                     self.world.wake_at(self.actor, again_ms)
+                if any(job.worker == self.id for job in self.rows.values()):
+                    self.world.wake_at(self.actor, REASSERTED_MS)
                 yield None
                 continue
             self.claimed = self.refused = False
@@ -111,20 +121,22 @@ class Worker(Reader):
         openings = [
             Opening(id, job.priority, job.requested_at, ("tabular", 1), job.not_before, self.seen_at[id])
             for id, job in self.rows.items()
-            if id in self.seen_at and id not in self.in_vain and (id, job.attempt + 1) not in claiming
+            if id in self.seen_at and self.in_vain.get(id, 0) <= now and (id, job.attempt + 1) not in claiming
         ]
         choice = choose(openings, [*idle, IdleWorker(self.id, RECIPES)], self.id, now)
         if choice.job_id is not None:
             self.attempt = (choice.job_id, self.rows[choice.job_id].attempt + 1)
             return None
-        return None if choice.again_at is None else max(1, choice.again_at - now + 1)
+        times = [at for at in (choice.again_at, *self.in_vain.values()) if at is not None and at > now]
+        return min(times) - now + 1 if times else None
 
     def give_back(self) -> Process:
         """What the table grants us and we do not run."""
         for job in list(self.rows.values()):
-            if job.worker == self.id and (job.id, job.attempt) not in self.given_back:
+            ended_at = self.ended_at.get((job.id, job.attempt), -REASSERTED_MS)
+            if job.worker == self.id and self.world.now - ended_at >= REASSERTED_MS:
                 yield from self.append(job.id, AttemptLost(attempt=job.attempt, worker=self.id, reason="released"))
-                self.given_back.add((job.id, job.attempt))
+                self.ended_at[job.id, job.attempt] = self.world.now
 
     def standing(self, job_id: str, number: int) -> Standing:
         """As of the newest row that was read."""
@@ -133,18 +145,15 @@ class Worker(Reader):
     def append(self, job_id: str, event: AttemptEvent) -> Process:
         """One record at a time: the same bytes until they are acknowledged."""
         id = self.world.new_id()
-        self.acknowledged = False
-        while not self.acknowledged:
-            self.world.send(id, Record(event, job_id, actor=self.id), self._acknowledge)
-            self.world.wake_at(self.actor, REPEAT_MS)
+        while self.acknowledged != id:
+            self.world.send(id, Record(event, job_id, actor=self.id), lambda: self._acknowledge(id))
             sent_at = self.world.now
-            while not self.acknowledged and self.world.now < sent_at + REPEAT_MS:
+            while self.acknowledged != id and self.world.now < sent_at + REPEAT_MS:
+                self.world.wake_at(self.actor, sent_at + REPEAT_MS - self.world.now)
                 yield None
-                if not self.acknowledged:
-                    self.world.wake_at(self.actor, sent_at + REPEAT_MS - self.world.now)
 
-    def _acknowledge(self) -> None:
-        self.acknowledged = True
+    def _acknowledge(self, id: str) -> None:
+        self.acknowledged = id
         self.world.wake(self.actor)
 
     def run(self, job_id: str, number: int) -> Process:
@@ -160,7 +169,7 @@ class Worker(Reader):
         asked_at = world.now
         while self.standing(job_id, number) is Standing.OPEN:
             if self.refused:
-                self.in_vain[job_id] = self.versions[job_id]
+                self.in_vain[job_id] = world.now + LEASE_MS
                 return
             if world.now - asked_at >= 2 * LEASE_MS:  # The answer may have been lost.
                 yield from self.append(job_id, claim)
@@ -182,7 +191,7 @@ class Worker(Reader):
         world, attempt = self.world, {"attempt": number, "worker": self.id}
         epochs = self.rows[job_id].spec.epochs
         for epoch in range(reached + 1, epochs + 1):
-            yield world.random.randint(50, 500)
+            yield world.random.randint(50, 700)
             # What we know when we wake up may be old: that is what a zombie does wrong, and what is refused.
             job = self.rows.get(job_id)
             if self.standing(job_id, number) is not Standing.HELD or job is None:
@@ -216,14 +225,9 @@ class Worker(Reader):
         return CheckpointSaved(attempt=number, worker=self.id, epoch=epoch, step=step, uri=uri, sha256="c" * 64)
 
     def end(self, job_id: str, event: AttemptEvent) -> Process:
-        """The last record of the attempt; returns when the table has it too."""
+        """The last record of the attempt."""
         yield from self.append(job_id, event)
-        self.given_back.add((job_id, event.attempt))
-        while self.standing(job_id, event.attempt) is Standing.HELD:
-            self.world.wake_at(self.actor, LEASE_MS)
-            yield None
-            if self.world.now - NOON > 10 * LEASE_MS and self.standing(job_id, event.attempt) is Standing.HELD:
-                return
+        self.ended_at[job_id, event.attempt] = self.world.now
 
 
 class Workforce:
@@ -252,13 +256,13 @@ class Workforce:
         if not self.world.troubled:
             return
         chance = self.world.random.random()
-        if chance < 0.15:
+        if chance < 0.25:
             worker.close()
             self.beats.readers.remove(worker)
             self.workers.remove(worker)
             self.world.after(self.world.random.randint(100, 4_000), self.hire)
             return
-        if chance < 0.35:
+        if chance < 0.5:
             worker.actor.frozen_until = self.world.now + self.world.random.randint(500, 6_000)
             self.world.after(worker.actor.frozen_until + 1 - self.world.now, self.world.wake, worker.actor)
         self.fate(worker)

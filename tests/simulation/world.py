@@ -31,7 +31,7 @@ class Scope:
 
     workers: int = 2
     jobs: int = 2
-    epochs: int = 3
+    epochs: int = 4
     requests: int = 6
     trouble_ms: int = 8_000
     """How long crashes, freezes, delays and people go on."""
