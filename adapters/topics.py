@@ -70,7 +70,8 @@ async def check_topics(settings: KafkaSettings) -> None:
     finally:
         await admin.close()
     if problems:
-        raise WrongTopics("; ".join(problems) + ". `ravand admin init` creates what is missing; it changes nothing.")
+        kind = MissingTopics if all(problem.endswith(" is missing") for problem in problems) else WrongTopics
+        raise kind("; ".join(problems) + ". `ravand admin init` creates what is missing; it changes nothing.")
 
 
 async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> AsyncIterator[str]:
@@ -104,7 +105,3 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
 
 def _normal(value: str | None) -> str | None:
     return ",".join(sorted(value.split(","))) if value else value
-
-
-def _admin_options(settings: KafkaSettings) -> dict[str, object]:
-    return client_options(settings)

@@ -43,23 +43,14 @@ class Installation:
     def start(self) -> None:
         """Start and wait until the API is ready; `ready_after` tells how long it took, in seconds."""
         began = time.monotonic()
-        self.up = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "cli",
-                "up",
-                "--state",
-                str(self.state),
-                "--port",
-                str(self.port),
-                "--workers",
-                str(self.workers),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=(self.state / "up.log").open("ab"),
-            env={**os.environ, **self._environment},
-        )
+        options = ["--state", str(self.state), "--port", str(self.port), "--workers", str(self.workers)]
+        with (self.state / "up.log").open("ab") as output:
+            self.up = subprocess.Popen(
+                [sys.executable, "-m", "cli", "up", *options],
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                env={**os.environ, **self._environment},
+            )
         client = httpx2.Client()
         while True:
             if self.up.poll() is not None or time.monotonic() - began > READY_SECONDS:

@@ -126,7 +126,7 @@ def _predict(model: Path, data: Path, target: str) -> None:
         typer.echo(
             f"    row {index + 1:>4}: {predicted[index]['prediction']!s:<12} (in the file: {rows[index].get(target)})"
         )
-    typer.echo(f"    {right} of {len(rows)} as in the file")
+    typer.echo(f"    {right} of {len(rows)} as in the file (it learned from most of them)")
 
 
 def _wait_until_ready(server: Server, up: subprocess.Popen[bytes], log: Path) -> None:

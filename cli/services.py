@@ -163,7 +163,7 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
             log.info("waiting for the log", reason=waiting_for)
             said = waiting_for
         await asyncio.sleep(delay)
-        delay = min(2.0, delay * 2)
+        delay = min(0.25, delay * 2)
 
 
 async def _check_tables(settings: Settings) -> None:

@@ -47,14 +47,14 @@ class Up:
 
     def start(self) -> None:
         """Start it and wait until the API says that it is ready."""
-        output = (self.state.parent / f"{self.state.name}.log").open("ab")
         command = ["up", "--state", str(self.state), "--port", str(self.port), "--workers", str(self.workers)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self.environment},
-        )
+        with (self.state.parent / f"{self.state.name}.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", *command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+            )
         until = time.monotonic() + READY_SECONDS
         while True:
             assert self.process.poll() is None, (self.state.parent / f"{self.state.name}.log").read_text()[-4000:]
