@@ -35,7 +35,7 @@ _SECRET_TEXTS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _DEEPEST = 6
-_NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn.error", "websockets", "faststream")
+_NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn", "websockets", "faststream", "httpx2", "httpcore2")
 """Libraries that say at INFO what nobody who runs the platform needs to read."""
 
 

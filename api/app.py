@@ -20,7 +20,7 @@ from adapters.kafka import Appender, producer
 from adapters.object_store import ObjectStore
 from adapters.postgres import create_pool, is_outage
 from adapters.settings import Settings
-from api import access, datasets, document, errors, health, job_events, jobs, models, training
+from api import access, datasets, document, errors, health, job_events, jobs, measurements, models, training
 from api.accounts import routes as accounts
 from api.accounts.passwords import Hasher
 from api.accounts.sessions import Sessions
@@ -51,6 +51,7 @@ _ROUTERS = (
     training.router,
     jobs.router,
     job_events.router,
+    measurements.router,
     models.router,
 )
 

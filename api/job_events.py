@@ -53,7 +53,7 @@ async def job_events(
     """Every record of the job in log order, refused ones included."""
     services = await services_of(request)
     job = await find(services, caller, job_id)
-    after = read_cursor(cursor)
+    after = read_cursor(cursor, least=0)
     version = await services.versions.current(caller.workspace)
     found = await queries.job_events(
         services.pool, caller.workspace, job.id, after=-1 if after is None else after, limit=limit + 1

@@ -109,9 +109,12 @@ async def one_model(
     return answered(request, answer, version=version, headers=more)
 
 
-@router.api_route(
-    "/models/{name}/versions/{number}/download",
-    methods=["GET", "HEAD"],
+DOWNLOAD = "/models/{name}/versions/{number}/download"
+
+
+@router.head(DOWNLOAD, include_in_schema=False)
+@router.get(
+    DOWNLOAD,
     responses={
         200: {"description": "A zip with `model.safetensors` and `manifest.json`.", "content": {"application/zip": {}}},
         206: {"description": "The part that was asked for.", "content": {"application/zip": {}}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Annotated
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request
 
@@ -16,14 +16,14 @@ Cursor = Annotated[str | None, Query(max_length=100, description="From the Link 
 _PREFIX = b"before:"
 
 
-def read_cursor(cursor: str | None) -> int | None:
+def read_cursor(cursor: str | None, *, least: int = 1) -> int | None:
     """The version below which the page begins. Raises 422 for a cursor that we did not make."""
     if cursor is None:
         return None
     try:
         plain = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         number = plain.removeprefix(_PREFIX)
-        if plain.startswith(_PREFIX) and number.isdigit() and len(number) < 17:
+        if plain.startswith(_PREFIX) and number.isdigit() and len(number) < 17 and int(number) >= least:
             return int(number)
     except (binascii.Error, ValueError):
         pass
@@ -31,7 +31,11 @@ def read_cursor(cursor: str | None) -> int | None:
 
 
 def link(request: Request, version: int) -> dict[str, str]:
-    """The header that leads to the page after the row of that version; relative, so no Host header gets into it."""
-    cursor = base64.urlsafe_b64encode(_PREFIX + str(version).encode()).rstrip(b"=").decode()
+    """The header that leads to the page after the row of that version."""
+    return next_link(request, base64.urlsafe_b64encode(_PREFIX + str(version).encode()).rstrip(b"=").decode())
+
+
+def next_link(request: Request, cursor: str) -> dict[str, str]:
+    """The header that leads to the next page; relative, so no Host header gets into it."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("cursor", "after")]
-    return {"Link": f'<{request.scope["path"]}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}
+    return {"Link": f'<{quote(request.scope["path"])}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}

@@ -34,7 +34,7 @@ log = structlog.get_logger("api")
 KEY_HEADER = "Idempotency-Key"
 SOURCE = "urn:ravand:api"
 _NAMESPACE = uuid.UUID("5f0c7c1e-63b5-5d0a-9b53-8d6f0a1e7f11")
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _OWN_KEY = re.compile(r"ravand-([0-9a-f-]{36})-([0-9a-f]{32})")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -77,7 +77,7 @@ class Proposals:
         """A request under its id. `body` is whatever makes it this request and no other. Raises 422 for a bad key."""
         key = headers.get(KEY_HEADER.lower())
         if key is not None and not _KEY.fullmatch(key):
-            raise invalid((KEY_HEADER, "A key has 1 to 255 visible ASCII characters."))
+            raise invalid((KEY_HEADER, "A key has 1 to 255 printable ASCII characters."))
         traceparent = headers.get("traceparent")
         id = self._id_of(caller, operation, key) if key is not None else str(uuid_utils.uuid7())
         return Ask(

@@ -126,7 +126,7 @@ class Route(APIRoute):
         """The handler that Starlette calls."""
         rule = access.rule_of(self.endpoint)
         run = super().get_route_handler()
-        reads = "GET" in (self.methods or ())
+        reads = bool({"GET", "HEAD"} & set(self.methods or ()))
         wants_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
@@ -175,4 +175,9 @@ async def _reach(request: Request, rule: access.Rule) -> None:
 
 def router() -> APIRouter:
     """A router whose endpoints are under `/api` and need an access rule."""
-    return APIRouter(prefix="/api", route_class=Route, strict_content_type=False)
+    return APIRouter(
+        prefix="/api",
+        route_class=Route,
+        strict_content_type=False,
+        generate_unique_id_function=lambda route: route.name,  # What generated clients call their functions.
+    )

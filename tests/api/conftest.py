@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from adapters.logging import configure
 from adapters.settings import Settings
 from tests.api.platform import Member, Platform, initialise, serving, settings_for
 from tests.servers import Servers
@@ -23,6 +25,15 @@ async def _database(servers: Servers, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """As in a service: one line an event. structlog's own default would draw tracebacks with everybody's variables."""
+    logger = logging.getLogger()
+    handlers = list(logger.handlers)
+    configure(Settings(log_format="json", log_level="info"), "test")
+    logger.handlers[:] = [*handlers, *(handler for handler in logger.handlers if handler not in handlers)]
 
 
 @pytest.fixture(scope="module")
