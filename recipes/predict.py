@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,28 +36,3 @@ def predict(model_path: Path, data: Path) -> pl.DataFrame:
 def predictions(model_path: Path, data: Path) -> Iterator[pl.DataFrame]:
     """The same, some rows at a time."""
     yield from load(model_path).predict_file(data)
-
-
-def predict_command(
-    model: Annotated[Path, typer.Argument(help="The downloaded model: a .zip file, or its folder.", exists=True)],
-    data: Annotated[
-        Path, typer.Argument(help="CSV or Parquet; for image models NPZ, a .zip or folder of images.", exists=True)
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write CSV; else it is printed.")
-    ] = None,
-) -> None:
-    """Predict with a downloaded model, without a server: one line of CSV for each row of the data."""
-    try:
-        written = "".join(
-            part.write_csv(include_header=number == 0) for number, part in enumerate(predictions(model, data))
-        )
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("recipes", "adapters"):
-            raise
-        typer.echo(f"ravand predict: {error}", err=True)
-        raise typer.Exit(1) from error
-    if output is None:
-        sys.stdout.write(written)
-    else:
-        output.write_text(written, encoding="utf-8")

@@ -43,6 +43,7 @@ def index_of(
     values: tuple[Any, ...], column: pl.Series, *, unknown: int, missing: int, first: int
 ) -> npt.NDArray[np.int64]:
     """The position of each row's value among `values`, counted from `first`."""
-    positions = {value: first + position for position, value in enumerate(values)}
-    found = [missing if value is None else positions.get(value, unknown) for value in column.to_list()]
-    return np.array(found, dtype=np.int64)
+    known = pl.Series(values, dtype=column.dtype)
+    positions = pl.Series(range(first, first + len(values)), dtype=pl.Int64)
+    found = column.replace_strict(known, positions, default=unknown, return_dtype=pl.Int64)
+    return found.zip_with(column.is_not_null(), pl.Series([missing], dtype=pl.Int64)).to_numpy().astype(np.int64)

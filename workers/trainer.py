@@ -5,13 +5,23 @@ It knows files and the worker's pipe, and nothing of Kafka. The worker reports w
 
 from __future__ import annotations
 
+import math
 import traceback
 from pathlib import Path
 from typing import Any
 
 from adapters.object_store_blocking import BlockingObjectStore
 from recipes import catalog
-from recipes.training import EpochResult, Interrupted, Ready, StepResult, Trained, TrainingRun
+from recipes.training import (
+    Diverged,
+    EpochResult,
+    Interrupted,
+    Metrics,
+    Ready,
+    StepResult,
+    Trained,
+    TrainingRun,
+)
 from workers import checkpoint_files, model_files, trainer_errors, trainer_setup
 from workers.child_messages import (
     CheckpointWritten,
@@ -86,9 +96,9 @@ class Attempt:
                     self._orders.wait_for_go()
                     clock.start()
                 case StepResult(epoch=epoch, step=step, metrics=metrics):
-                    self._pipe.send(StepMeasured(epoch=epoch, step=step, metrics=metrics, time=now()))
+                    self._pipe.send(StepMeasured(epoch=epoch, step=step, metrics=finite(metrics), time=now()))
                 case EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, best=best):
-                    self._pipe.send(EpochDone(epoch=epoch, metrics=metrics, seconds=seconds))
+                    self._pipe.send(EpochDone(epoch=epoch, metrics=finite(metrics), seconds=seconds))
                     if clock.is_due(epoch):
                         with clock:
                             self._save(epoch, 0, best, threads, result.state_dict())
@@ -99,7 +109,7 @@ class Attempt:
                     return
                 case Trained(last_epoch=last_epoch, metrics=metrics):
                     files = model_files.write(self._store, train, result, device)
-                    self._pipe.send(ModelWritten(last_epoch=last_epoch, files=files, metrics=metrics))
+                    self._pipe.send(ModelWritten(last_epoch=last_epoch, files=files, metrics=finite(metrics)))
                     return
         raise RuntimeError(f"The training function of {spec.name!r} ended without a model.")
 
@@ -108,3 +118,11 @@ class Attempt:
         sha256 = checkpoint_files.write(self._store, key, {"training": state, "threads": threads})
         self._saved = (epoch, step)
         self._pipe.send(CheckpointWritten(epoch=epoch, step=step, uri=key, sha256=sha256, best=best))
+
+
+def finite(metrics: Metrics) -> dict[str, float]:
+    """The figures as plain numbers, or `Diverged`: what goes on the log is JSON, and recipes are anybody's."""
+    figures = {str(name): float(value) for name, value in metrics.items()}
+    if not all(map(math.isfinite, figures.values())):
+        raise Diverged(f"Not every figure is a finite number: {figures}.")
+    return figures

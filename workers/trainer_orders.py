@@ -21,14 +21,18 @@ class Orders(threading.Thread):
         self._pipe = pipe
         self._go = threading.Event()
         self._leave = False
+        self._trains = False
+        self._deciding = threading.Lock()
 
     def leave(self) -> bool:
         """Whether to leave. Asked at every step, so it must cost nothing."""
         return self._leave
 
     def wait_for_go(self) -> None:
-        """Until the attempt is granted."""
+        """Until the attempt is granted. From then on there is something to lose."""
         self._go.wait()
+        with self._deciding:
+            self._trains = True
 
     def run(self) -> None:
         """Listen until the process ends."""
@@ -37,11 +41,15 @@ class Orders(threading.Thread):
                 case Go():
                     self._go.set()
                 case Leave():
-                    if not self._go.is_set():  # Nothing was trained, so there is nothing to wait for or to save.
-                        self._pipe.send(Left())
-                        os._exit(0)
-                    self._leave = True
+                    self._leave_or_end()
                 case None:
                     os._exit(ORPHANED)
                 case _:
                     continue
+
+    def _leave_or_end(self) -> None:
+        with self._deciding:
+            if not self._trains:  # It reads data, perhaps for long: nothing was trained, so there is nothing to save.
+                self._pipe.send(Left())
+                os._exit(0)
+            self._leave = True

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SECRETS = ("RAVAND_KAFKA", "RAVAND_DATABASE", "RAVAND_AUTH")
 """Settings that no training code needs to see; what the object store needs is elsewhere in the environment."""
-NEXT_AFTER = 0.5
+NEXT_AFTER = 0.1
 """The next child is forked so long after one was taken, or when that one ends: not while it reads its data."""
 LONGEST_PAUSE = 5.0
 

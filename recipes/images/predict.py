@@ -15,12 +15,14 @@ from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load as load_weights
 from torch import Tensor
 
+from adapters.dataset_files import UnreadableDataset
 from recipes.images.network import ImageNetwork
 from recipes.images.pixels import from_array, from_files, with_channels
 from recipes.images.spec import ImageParameters, choose
 from recipes.model_file import ModelFile, UnreadableModel
 from recipes.prediction import MissingColumns, answers
 from recipes.target import Labels
+from recipes.training import UnusableData
 
 IMAGES = 256
 """Images at a time."""
@@ -47,8 +49,11 @@ class ImagePredictor:
 
     def predict_file(self, data: Path) -> Iterator[pl.DataFrame]:
         """Answers for all images, in order (files in a folder: by name), some at a time."""
-        for pixels in self._read(data):
-            yield self.predict(pixels)
+        try:
+            for pixels in self._read(data):
+                yield self.predict(pixels)
+        except UnusableData as error:
+            raise UnreadableDataset("not_images", str(error)) from error
 
     def predict(self, pixels: Tensor) -> pl.DataFrame:
         """Answers for images that have the model's size."""
@@ -85,8 +90,11 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 
 def is_npz(path: Path) -> bool:
     """Whether an archive holds arrays rather than images."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".npy") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise UnreadableDataset("bad_archive", f"{path.name} is neither an image nor an archive of images.") from error
 
 
 def files_in(path: Path) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
@@ -96,8 +104,8 @@ def files_in(path: Path) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uin
         try:
             with Image.open(file) as image:
                 yield np.asarray(image.convert("RGB"))
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{file} is no image that can be read.") from error
+        except (UnidentifiedImageError, OSError) as error:
+            raise UnreadableDataset("bad_image", f"{file.name} is no image that can be read.") from error
 
 
 def load(model: ModelFile) -> ImagePredictor:

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import typer
 from PIL import Image
 from safetensors.torch import save
-from typer.testing import CliRunner
 
+from adapters.dataset_files import UnreadableDataset
 from recipes import model_file
 from recipes.images.spec import IMAGES
 from recipes.model_file import UnreadableModel
-from recipes.predict import predict, predict_command
+from recipes.predict import predict
 from recipes.prediction import MissingColumns
 from recipes.tabular.spec import TABULAR
 from schemas.recipe import RecipeSpec
@@ -150,25 +149,21 @@ class TestModelFiles:
             predict(tmp_path / "m.zip", tmp_path)
 
 
-class TestCommand:
-    def run(self, *arguments: object) -> Any:
-        app = typer.Typer()
-        app.command()(predict_command)
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+class TestUnreadableImages:
+    @pytest.mark.parametrize("name", ["a.npz", "a.zip", "a.png", "a.csv"])
+    def test_they_are_told_as_unreadable(self, tmp_path: Path, name: str) -> None:
+        asked = {"epochs": 1, "width": 2}
+        model = exported(tmp_path / "model.zip", IMAGES, figures(tmp_path / "figures.npz", rows=12), asked)
+        (tmp_path / name).write_bytes(b"no image")
+        with pytest.raises(UnreadableDataset):
+            predict(model, tmp_path / name)
 
-    def test_it_prints_a_line_for_each_row(self, tmp_path: Path) -> None:
-        data = fruit(tmp_path / "fruit.csv", rows=30)
-        model = exported(tmp_path / "model.zip", TABULAR, data, {"target": "وضعیت", "epochs": 1})
-        result = self.run(model, data)
-        assert result.exit_code == 0
-        assert result.stdout.splitlines()[0] == "prediction,confidence"
-        assert len(result.stdout.splitlines()) == 31
-        assert self.run(model, data, "-o", tmp_path / "answers.csv").exit_code == 0
-        assert (tmp_path / "answers.csv").read_text(encoding="utf-8") == result.stdout
-
-    def test_it_says_what_lacks(self, tmp_path: Path) -> None:
-        data = prices(tmp_path / "prices.csv", rows=20)
-        model = exported(tmp_path / "model.zip", TABULAR, data, {"target": "price", "epochs": 1})
-        result = self.run(model, write_csv(tmp_path / "t.csv", {"size": [1]}))
-        assert result.exit_code == 1
-        assert result.stderr == "ravand predict: The model needs what is not there: 'quarter'.\n"
+    def test_arrays_that_hold_no_images(self, tmp_path: Path) -> None:
+        asked = {"epochs": 1, "width": 2}
+        model = exported(tmp_path / "model.zip", IMAGES, figures(tmp_path / "figures.npz", rows=12), asked)
+        np.savez(tmp_path / "flat.npz", x=np.zeros((3, 5)))
+        with pytest.raises(UnreadableDataset, match="no images"):
+            predict(model, tmp_path / "flat.npz")
+        np.savez(tmp_path / "labels.npz", labels=np.zeros(3, np.int64))
+        with pytest.raises(MissingColumns):
+            predict(model, tmp_path / "labels.npz")

@@ -46,6 +46,8 @@ NAMES = (
     "never_asks",
     "leaves_a_process_behind",
     "works_until_told",
+    "reads_for_ever",
+    "is_not_finite",
 )
 
 
@@ -150,3 +152,16 @@ def works_until_told(run: TrainingRun) -> Iterator[Result]:
     while not run.leave():
         steps += 1
     yield Interrupted(0, steps, lambda: {"steps": steps})
+
+
+def reads_for_ever(_run: TrainingRun) -> Iterator[Result]:
+    """Is never ready."""
+    print("reading", flush=True)
+    signal.pause()
+    yield Ready()
+
+
+def is_not_finite(_run: TrainingRun) -> Iterator[Result]:
+    """Reports what JSON has no number for."""
+    yield Ready()
+    yield EpochResult(1, {"loss": float("nan")}, 0.0, True, dict)

@@ -89,6 +89,16 @@ class TestLeaving:
         assert ended.code == 0
         assert [type(message) for message in bench.said if not isinstance(message, Logged)] == [Left]
 
+    async def test_it_need_not_finish_reading(self, children: WarmChildren, bench: Bench) -> None:
+        child = await children.take()
+        await child.send(bench.job("reads_for_ever"))
+        await child.send(Go())
+        while not isinstance(await child.receive(), Logged):
+            pass
+        await child.send(Leave())
+        assert (await bench.listen(child)).code == 0
+        assert [type(message) for message in bench.said if not isinstance(message, Logged)] == [Left]
+
     async def test_an_attempt_that_left_goes_on_as_if_it_had_not(self, children: WarmChildren, bench: Bench) -> None:
         job = bench.job(parameters={**TABLE, "epochs": 8})
         await bench.run(children, job)

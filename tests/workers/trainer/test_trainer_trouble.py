@@ -24,6 +24,7 @@ class TestFailures:
             ("eats_memory", "out_of_memory", "MemoryError"),
             ("asks_torch_for_too_much", "out_of_memory", "RuntimeError"),
             ("loses_its_gpu", "device_error", "RuntimeError"),
+            ("is_not_finite", "diverged", "Diverged"),
             ("ends_without_a_model", "exception", "RuntimeError"),
             ("unheard_of", "exception", "UnknownRecipe"),
         ],
