@@ -176,6 +176,29 @@ models = Table(
 )
 Index("models_newest", models.c.workspace, models.c.version.desc())
 
+job_states = Table(
+    "job_states",
+    metadata,
+    _text("workspace", key=True),
+    _text("job_id", key=True),
+    _number("version", key=True),
+    _number("offset"),
+    _bytes("state"),
+    schema="audit",
+)
+snapshots = Table("snapshots", metadata, _text("workspace", key=True), _number("version"), schema="audit")
+seals = Table(
+    "seals",
+    metadata,
+    _small("partition", key=True),
+    _number("next_offset", key=True),
+    _text("log_id", key=True),
+    _bytes("chain"),
+    _number("at"),
+    _bytes("signature"),
+    schema="audit",
+)
+
 _measured = ("workspace", "job_id")
 step_metrics = Table(
     "step_metrics",
