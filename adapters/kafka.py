@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
 from adapters.settings import KafkaSettings
@@ -116,12 +116,15 @@ class Appender:
     ) -> None:
         """Return once the log has acknowledged. Raises `OutcomeUnknown` when it has not in time.
 
-        The produce offset is not returned on purpose: after a late retry aiokafka reports a made-up one.
+        The produce offset is not returned on purpose: after a late retry aiokafka reports a made-up one. A record that
+        is too large is no unknown outcome but a mistake of the caller: `MessageSizeTooLargeError`, and nothing is written.
         """
         try:
             async with asyncio.timeout(self._deadline):
                 sent = await self._producer.send(topic, value, key=key, partition=partition, headers=list(headers))
                 # The batch goes on by itself if we stop waiting; shielding keeps our timeout from cancelling its future.
                 await asyncio.shield(sent)
+        except MessageSizeTooLargeError:
+            raise
         except (TimeoutError, KafkaError) as error:
             raise OutcomeUnknown(f"{topic}: {type(error).__name__}") from error

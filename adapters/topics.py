@@ -6,6 +6,7 @@ history without a word; so a process that finds one refuses to start.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -15,6 +16,8 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from adapters.kafka import client_options, topic_name
 from adapters.settings import KafkaSettings
 from schemas.topics import TOPICS, Topic
+
+KNOWN_SECONDS = 30.0
 
 
 class WrongTopics(Exception):
@@ -32,7 +35,10 @@ class MissingTopics(WrongTopics):
 
 
 async def create_topics(settings: KafkaSettings) -> list[str]:
-    """Create the topics that are missing; answer their names. Raises `KafkaError`."""
+    """Create the topics that are missing; answer their names once the brokers know them. Raises `KafkaError`.
+
+    What exists is left as it is, right or wrong: `check_topics` tells.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     try:
@@ -51,18 +57,35 @@ async def create_topics(settings: KafkaSettings) -> list[str]:
                 for topic in missing
             ]
         )
+        created = []
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
+            if not code:
+                created.append(name)
             # Somebody else may be initialising at the same time; the check that follows compares what came of it.
-            if code and error is not TopicAlreadyExistsError:
+            elif error is not TopicAlreadyExistsError:
                 raise error(f"{name}: {message[0] if message else code}")
-        return [topic_name(settings, topic) for topic in missing]
+        await _until_known(admin, [topic_name(settings, topic) for topic in missing])
+        return created
     finally:
         await admin.close()
 
 
+async def _until_known(admin: AIOKafkaAdminClient, names: list[str]) -> None:
+    # The controller answers before every broker has heard; a check right after it would miss what was just created.
+    async with asyncio.timeout(KNOWN_SECONDS):
+        while any(  # noqa: ASYNC110 — nobody tells; one has to ask.
+            topic["error_code"] or any(partition["leader"] < 0 for partition in topic["partitions"])
+            for topic in await admin.describe_topics(names)
+        ):
+            await asyncio.sleep(0.05)
+
+
 async def check_topics(settings: KafkaSettings) -> None:
-    """Compare every topic with what is stated. Raises `WrongTopics` naming each difference."""
+    """Compare every topic with what is stated.
+
+    Raises `WrongTopics` naming each difference; `MissingTopics` when the only one is that some are not there yet.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     try:
