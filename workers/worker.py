@@ -218,6 +218,8 @@ class Worker:
     # --- what to do about it -----------------------------------------------------------------------------------------
 
     def _reconcile(self) -> None:
+        if self._leaving:
+            return
         self._see_to_grants()
         if self._attempt is None and self._may_claim():
             self._claim_next()
@@ -231,7 +233,7 @@ class Worker:
             if self._attempt is not None and (self._attempt.job_id, self._attempt.number) == (job_id, attempt):
                 continue
             since = self._over.get((job_id, attempt))
-            if since is None and self._attempt is None and not self._leaving:
+            if since is None and self._attempt is None:
                 self._begin(job_id, attempt, granted=True)
             elif since is None or time.monotonic() - since > REASSERTED_AFTER:
                 self._begin_giving_back(job_id, attempt)
@@ -241,7 +243,7 @@ class Worker:
         self._spawn(self._give_back(job_id, attempt))
 
     def _may_claim(self) -> bool:
-        return self._ready and not self._leaving and self._colleagues.own_sequence > 0
+        return self._ready and self._colleagues.own_sequence > 0
 
     def _claim_next(self) -> None:
         holding = {worker for worker, _ in self._holders.values()}
@@ -295,12 +297,12 @@ class Worker:
             self._claims.popitem(last=False)
         if attempt.has_ended:
             self._over[key] = time.monotonic()
+            asyncio.get_running_loop().call_later(REASSERTED_AFTER + 0.1, self._reconcile)
         if not attempt.is_granted and attempt.job_id in self._table.rows:
             self._in_vain[attempt.job_id] = self._table.version_of(attempt.job_id)
         self._attempt = self._running = None
         self._pulse.soon()
-        if not self._leaving:
-            asyncio.get_running_loop().call_soon(self._reconcile)
+        asyncio.get_running_loop().call_soon(self._reconcile)
 
     async def _give_back(self, job_id: str, number: int) -> None:
         row = self._table.rows.get(job_id)

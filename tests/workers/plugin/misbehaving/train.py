@@ -26,9 +26,11 @@ from recipes.training import (
 
 def train(run: TrainingRun) -> Iterator[Result]:
     """Epoch n adds n to a total, which is the state; the loss is made from it."""
+    began = time.time()
     wanted = run.parameters
     state = dict(run.state or {"epoch": 0, "total": 0, "step": 0})
     yield Ready()
+    went = time.time()
     for epoch in range(state["epoch"] + 1, run.epochs + 1):
         while not _may_begin(wanted.permits, epoch):
             if run.leave():
@@ -36,15 +38,15 @@ def train(run: TrainingRun) -> Iterator[Result]:
                 yield Interrupted(epoch - 1, state["step"], state.copy)
                 return
             time.sleep(0.01)
-        began = time.monotonic()
+        epoch_began = time.monotonic()
         state = {"epoch": epoch, "total": state["total"] + epoch, "step": state["step"] + 1}
         for number in range(wanted.lines):
             print(f"epoch {epoch} line {number}")
         yield StepResult(epoch, state["step"], {"loss": 1 / epoch})
-        metrics = {"loss": 1 / epoch, "total": float(state["total"])}
+        metrics = {"loss": 1 / epoch, "total": float(state["total"]), "began": began, "went": went}
         if wanted.deed == "long_name" and epoch > wanted.after_epoch:
             metrics["x" * 300_000] = 1.0
-        yield EpochResult(epoch, metrics, time.monotonic() - began, True, state.copy)
+        yield EpochResult(epoch, metrics, time.monotonic() - epoch_began, True, state.copy)
         if epoch == wanted.after_epoch:
             _do(wanted.deed)
         if run.leave():

@@ -1,0 +1,279 @@
+"""What the table says it should run, a worker runs; what the table does not grant, it stops; whatever order things come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+from msgspec.structs import replace
+
+import workers.worker
+from adapters import kafka
+from adapters.kafka import topic_name
+from domain.events import (
+    AttemptLost,
+    AttemptStarted,
+    EpochCompleted,
+    JobCompleted,
+    JobPauseRequested,
+    JobResumed,
+    JobStopped,
+    JobStopRequested,
+)
+from domain.job import Job, Status
+from schemas.facts import VERSION_HEADER
+from schemas.heartbeat import Heartbeat, encode
+from schemas.tables import OpenJob, encode_open_job
+from schemas.topics import HEARTBEATS, JOBS
+from tests.workers.installation import LEASE, Installation
+from tests.workers.scripted_children import ScriptedChildren
+from tests.workers.small_projector import SmallProjector
+from workers.child_messages import EpochDone, Go, ModelWritten, Train
+from workers.worker import Worker
+
+
+@dataclass
+class Scene:
+    """One worker in this process, with children that obey the test."""
+
+    installation: Installation
+    projector: SmallProjector
+    worker: Worker
+    children: ScriptedChildren
+
+    async def job(self, **changes: object) -> str:
+        return await self.installation.request({"epochs": 2}, recipe="tabular", **changes)
+
+    async def until(self, job_id: str, status: Status) -> Job:
+        found = await self.projector.until(lambda: (job := self.projector.job(job_id)) and job.status is status and job)
+        assert isinstance(found, Job)
+        return found
+
+    async def claimed(self, job_id: str, attempt: int = 1) -> None:
+        """Until the worker's claim was judged."""
+        await self.projector.until(
+            lambda: any(
+                isinstance(v.event, AttemptStarted) and v.event.attempt == attempt and v.actor == self.worker.id
+                for v in self.projector.verdicts
+                if v.subject == job_id
+            )
+        )
+
+    async def publish(self, job: Job, *, version: int | None = None) -> None:
+        """A row as any projector might publish it, also a late or a repeated one."""
+        producer = kafka.producer(self.installation.settings.kafka)
+        await producer.start()
+        value = encode_open_job(OpenJob(workspace=self.installation.workspace, job=job))
+        headers = [(VERSION_HEADER, str(version or job.version).encode())]
+        await producer.send_and_wait(
+            topic_name(self.installation.settings.kafka, JOBS), value, key=job.id.encode(), headers=headers
+        )
+        await producer.stop()
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[asyncio.Event]:
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 30)
+        await worker.close()
+
+
+@pytest.fixture
+async def scene(installation: Installation, projector: SmallProjector) -> AsyncIterator[Scene]:
+    children = ScriptedChildren()
+    made = Worker(installation.settings, children)
+    async with working(made):
+        yield Scene(installation, projector, made, children)
+
+
+class TestGrants:
+    async def test_nothing_is_trained_before_the_table_shows_the_attempt_as_ours(self, scene: Scene) -> None:
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        assert child.job_id == job_id
+        await asyncio.wait_for(child.going.wait(), 60)
+        granted = scene.projector.job(job_id)
+        assert granted is not None
+        assert granted.is_held_by(scene.worker.id, 1)
+        child.finishes(2)
+        await scene.until(job_id, Status.COMPLETED)
+        assert scene.projector.records(job_id, JobCompleted)
+
+    async def test_a_claim_that_comes_second_is_dropped_and_the_next_job_is_claimed(self, scene: Scene) -> None:
+        await scene.installation.add_dataset(b"x\n")
+        scene.projector.pause()
+        contested = await scene.job(priority=5)
+        await scene.installation.append(AttemptStarted(attempt=1, worker="faster"), contested, actor="faster")
+        other = await scene.job()
+        scene.projector.go_on()
+        await scene.projector.until(lambda: (job := scene.projector.job(other)) and job.worker == scene.worker.id)
+        last = scene.children.taken[-1]
+        await asyncio.wait_for(last.going.wait(), 60)
+        assert last.job_id == other
+        assert all(Go() not in child.heard for child in scene.children.taken if child.job_id == contested)
+
+    async def test_a_claim_without_an_answer_occupies_the_worker(self, scene: Scene) -> None:
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        scene.projector.pause()
+        child.finishes(2)
+        first = scene.projector.job(job_id)
+        assert first is not None
+        queued = replace(first, id="0" * 32, status=Status.QUEUED, worker=None, attempt=0, version=1)
+        another = replace(queued, id="1" * 32)
+        await scene.publish(queued)
+        await scene.publish(another)
+        await scene.children.until_taken(2)
+        await asyncio.sleep(0.3)
+        assert len(scene.children.taken) == 2
+        scene.projector.go_on()
+
+    async def test_a_grant_that_comes_after_the_claim_was_given_up_is_served(self, scene: Scene) -> None:
+        await scene.installation.add_dataset(b"x\n")
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        await scene.installation.append(JobPauseRequested(), job_id)
+        await asyncio.wait_for(child.leaving.wait(), 60)
+        paused = await scene.until(job_id, Status.PAUSED)
+        scene.projector.pause()
+        # To this worker the job seems to be queued; its claim waits behind a projector that judges nothing.
+        await scene.installation.append(JobResumed(), job_id)
+        seen = replace(paused, status=Status.QUEUED)
+        await scene.publish(seen)
+        second = await scene.children.until_taken(2)
+        await asyncio.sleep(0.2)
+        # The same row again looks like a refusal, though it is only late; then the claim is granted after all.
+        await scene.publish(seen)
+        async with asyncio.timeout(60):
+            while not second.was_killed:  # noqa: ASYNC110 — No event tells of it.
+                await asyncio.sleep(0.01)
+        scene.projector.go_on()
+        third = await scene.children.until_taken(3)
+        await asyncio.wait_for(third.going.wait(), 60)
+        third.finishes(2)
+        job = await scene.until(job_id, Status.COMPLETED)
+        assert job.attempt == 2
+
+    async def test_a_grant_that_it_cannot_serve_it_gives_back(self, scene: Scene) -> None:
+        first = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        busy = scene.projector.job(first)
+        second = await scene.job()
+        await scene.installation.append(
+            AttemptStarted(attempt=1, worker=scene.worker.id), second, actor=scene.worker.id
+        )
+        await scene.projector.until(lambda: scene.projector.records(second, AttemptLost))
+        (lost,) = scene.projector.records(second, AttemptLost)
+        assert (lost.reason, lost.worker) == ("released", scene.worker.id)
+        assert scene.projector.job(first) == busy
+        child.finishes(2)
+        await scene.until(first, Status.COMPLETED)
+
+
+class TestFencing:
+    async def test_a_child_whose_attempt_was_given_up_on_is_killed_and_the_worker_takes_the_next_job(
+        self, scene: Scene
+    ) -> None:
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        lost = AttemptLost(attempt=1, worker=scene.worker.id, reason="lease_expired")
+        await scene.installation.append(lost, job_id, actor="supervisor")
+        second = await scene.children.until_taken(2)
+        assert child.was_killed
+        assert second.job_id == job_id
+        order = next(message for message in second.heard if isinstance(message, Train))
+        assert order.attempt == 2
+
+    async def test_a_late_row_of_an_older_version_changes_nothing(self, scene: Scene) -> None:
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        job = scene.projector.job(job_id)
+        assert job is not None
+        await scene.publish(replace(job, status=Status.QUEUED, worker=None, attempt=0, version=job.version - 1))
+        child.says(EpochDone(epoch=1, metrics={"loss": 1.0}, seconds=0.1))
+        await scene.projector.until(lambda: scene.projector.records(job_id, EpochCompleted))
+        assert not child.was_killed
+
+    async def test_a_stop_before_training_began_ends_the_job_without_training(self, scene: Scene) -> None:
+        await scene.installation.add_dataset(b"x\n")
+        scene.projector.pause()
+        job_id = await scene.job()
+        await scene.installation.append(AttemptStarted(attempt=1, worker=scene.worker.id), job_id, actor="w")
+        await scene.installation.append(JobStopRequested(), job_id)
+        scene.projector.go_on()
+        await scene.until(job_id, Status.STOPPED)
+        assert len(scene.projector.records(job_id, JobStopped)) == 1
+
+
+class TestEnds:
+    async def test_an_end_that_was_refused_does_not_leave_the_job_hanging(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers.worker, "REASSERTED_AFTER", 0.5)
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        # A model of an epoch that never counted: the log refuses it, and nobody else would ever end the attempt.
+        child.says(ModelWritten(last_epoch=2, files=(), metrics={}))
+        await scene.projector.until(lambda: scene.projector.records(job_id, AttemptLost))
+        assert scene.projector.records(job_id, JobCompleted) == []
+        assert len(scene.projector.records(job_id, JobCompleted, refused=True)) == 1
+
+    async def test_strange_records_in_the_tables_are_passed_over(self, scene: Scene) -> None:
+        producer = kafka.producer(scene.installation.settings.kafka)
+        await producer.start()
+        for topic in (JOBS, HEARTBEATS):
+            name = topic_name(scene.installation.settings.kafka, topic)
+            for value in (b"\x00\xff", b"{}", b"[]", None):
+                await producer.send_and_wait(name, value, key=b"\xfe\xff")
+        other = Heartbeat(id="stranger", kind="worker", state="idle", sequence=1, started_at=0)
+        await producer.send_and_wait(
+            topic_name(scene.installation.settings.kafka, HEARTBEATS), encode(other), key=b"stranger"
+        )
+        await producer.stop()
+        job_id = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        child.finishes(2)
+        await scene.until(job_id, Status.COMPLETED)
+
+
+class TestLeaving:
+    async def test_a_worker_that_leaves_with_an_unanswered_claim_does_not_wait_for_ever(
+        self, installation: Installation, projector: SmallProjector
+    ) -> None:
+        children = ScriptedChildren()
+        made = Worker(installation.settings, children)
+        await installation.add_dataset(b"x\n")
+        async with asyncio.timeout(60), working(made):
+            scene = Scene(installation, projector, made, children)
+            first = await scene.job()
+            child = await children.until_taken(1)
+            await asyncio.wait_for(child.going.wait(), 60)
+            job = projector.job(first)
+            assert job is not None
+            projector.pause()
+            child.finishes(2)
+            await scene.publish(replace(job, id="0" * 32, status=Status.QUEUED, worker=None, attempt=0, version=1))
+            await children.until_taken(2)
+        projector.go_on()
+        assert children.taken[1].was_killed
+
+    async def test_what_is_idle_is_gone_at_once(self, installation: Installation, projector: SmallProjector) -> None:
+        made = Worker(installation.settings, ScriptedChildren())
+        async with asyncio.timeout(30 + LEASE), working(made):
+            with suppress(TimeoutError):
+                await projector.until(lambda: False, 0.1)
