@@ -1,13 +1,14 @@
 """A process that holds many WebSockets and counts what comes, cheaply enough not to be what is measured.
 
 Frames are not parsed: a mark that every message holds once is counted in the bytes. Run as
-`python -m bench.socket_receivers PORT SOCKETS`, it talks to its parent by lines on stdin and stdout.
+`python -m bench.socket_receivers`, it talks to its parent by lines on stdin and stdout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import os
 import sys
@@ -15,6 +16,8 @@ import time
 from typing import Any, cast
 
 import uvloop
+
+SUBSCRIBED = b'"type":"subscribed"'
 
 
 class Receiver(asyncio.Protocol):
@@ -24,7 +27,7 @@ class Receiver(asyncio.Protocol):
         self._path = path
         self._say = say
         self._crowd = crowd
-        self._open = False
+        self._open = self._ready = False
         self._tail = b""
         self.count = 0
 
@@ -47,12 +50,22 @@ class Receiver(asyncio.Protocol):
             self._open, self._tail = True, b""
             if self._say:
                 self._transport.write(masked(self._say))
-            self._crowd.opened()
+            else:
+                self._crowd.opened()
             if not data:
                 return
         crowd = self._crowd
         joined = self._tail + data
-        self.count += joined.count(crowd.mark)
+        if not self._ready and self._say:
+            if SUBSCRIBED not in joined:
+                self._tail = joined
+                return
+            self._ready = True
+            crowd.opened()
+        marks = joined.count(crowd.mark)
+        if marks and not crowd.first_at:
+            crowd.first_at = time.monotonic()
+        self.count += marks
         # A mark may be cut in two by the reads; less than a whole one is carried over.
         self._tail = joined[-(len(crowd.mark) - 1) :]
         if self.count >= crowd.expected:
@@ -109,7 +122,7 @@ async def main() -> None:
     await asyncio.wait_for(crowd.all_open.wait(), 60)
     print(json.dumps({"open": True}), flush=True)
     await asyncio.wait_for(crowd.all_done.wait(), 120)
-    print(json.dumps({"last_at": crowd.last_at}), flush=True)
+    print(json.dumps({"seconds": crowd.last_at - crowd.first_at}), flush=True)
 
 
 if __name__ == "__main__":
