@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.job_view import JobView
+from schemas.readable import reader
 
 _encode = msgspec.json.Encoder().encode
 VERSION_HEADER = "ravand_version"
@@ -35,7 +36,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     job: JobView | None = None
 
 
-_decoder = msgspec.json.Decoder(Fact)
+_decode = reader(msgspec.json.Decoder(Fact).decode)
 
 
 def tail(*, version: int, previous: int, at: int, job: JobView | None) -> bytes:
@@ -58,4 +59,4 @@ def splice(value: bytes, *, version: int, previous: int, at: int, job: JobView |
 
 def decode(value: bytes) -> Fact:
     """Read a fact. Raises `msgspec.DecodeError` for what is none."""
-    return _decoder.decode(value)
+    return _decode(value)

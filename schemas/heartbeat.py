@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from domain.events import Id, Name, Natural, Ordinal
+from schemas.readable import reader
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
-_decoder = msgspec.json.Decoder(Heartbeat)
+_decode = reader(msgspec.json.Decoder(Heartbeat).decode)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,4 +52,4 @@ def encode(heartbeat: Heartbeat) -> bytes:
 
 def decode(value: bytes) -> Heartbeat:
     """Read a heartbeat. Raises `msgspec.DecodeError` for what is none."""
-    return _decoder.decode(value)
+    return _decode(value)

@@ -7,10 +7,12 @@ stack, the same bytes would be readable in one process and not in another.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 MAX_DEPTH = 64
 _any_decoder = msgspec.json.Decoder()
 
@@ -54,3 +56,18 @@ def _children(nodes: list[Any], may_hold_nul: bool) -> list[Any]:
         elif kind is str and may_hold_nul and "\0" in node:
             raise Unreadable("NUL character in text")
     return inside
+
+
+def reader(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """`decode` of a msgspec decoder, with one kind of error: `msgspec.DecodeError`, whatever is wrong with the bytes.
+
+    By itself it raises others for text that is not UTF-8 and for deep nesting, which readers who skip what is none forget.
+    """
+
+    def read(value: bytes) -> T:
+        try:
+            return decode(value)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
+
+    return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from domain.job import Job
+from schemas.readable import reader
 
 
 class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +15,7 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
 
 
-_decoder = msgspec.json.Decoder(OpenJob)
+_decode = reader(msgspec.json.Decoder(OpenJob).decode)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -25,4 +26,4 @@ def encode_open_job(row: OpenJob) -> bytes:
 
 def decode_open_job(value: bytes) -> OpenJob:
     """Read a row. Raises `msgspec.DecodeError` for what is none."""
-    return _decoder.decode(value)
+    return _decode(value)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from domain.events import Epoch, Id, MetricName, Natural, Ordinal
+from schemas.readable import reader
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -49,6 +50,7 @@ class ResourceSample(Telemetry, frozen=True, kw_only=True, tag="resource_sample"
 
 AnyTelemetry = StepMetrics | LogLines | ResourceSample
 _decoder: msgspec.json.Decoder[AnyTelemetry] = msgspec.json.Decoder(AnyTelemetry)
+_decode = reader(_decoder.decode)
 _encode = msgspec.json.Encoder().encode
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -63,7 +65,4 @@ def decode(value: bytes) -> AnyTelemetry:
     """Read one. Raises `msgspec.DecodeError` for what is none, or holds NUL."""
     if b"\\u0000" in value and _NUL.search(value):
         raise msgspec.DecodeError("NUL character in text")
-    try:
-        return _decoder.decode(value)
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(str(error)) from None
+    return _decode(value)
