@@ -23,7 +23,7 @@ import uuid_utils
 from adapters.kafka import Appender, OutcomeUnknown, topic_name
 from adapters.settings import Settings
 from api.access import Caller
-from api.errors import Problem, invalid, too_large, unavailable
+from api.errors import Problem, invalid, malformed, too_large, unavailable
 from api.verdicts import Verdict, Verdicts
 from domain.events import Event
 from schemas import envelope
@@ -115,11 +115,14 @@ class Proposals:
             traceparent=ask.traceparent,
             requesthash=ask.hash,
         )
-        value = envelope.encode(record)
-        if len(value) > envelope.MAX_RECORD_BYTES:
+        try:
+            value = envelope.encode(record)
+        except envelope.RecordTooLarge:
             raise too_large(
                 f"The request makes a record of more than {envelope.MAX_RECORD_BYTES} bytes.", "record_too_large"
-            )
+            ) from None
+        except envelope.UnwritableRecord as error:
+            raise malformed(f"The request cannot be written down: {error}.") from None
         await self._gate.check()
         with self._verdicts.expected(workspace, ask.id) as verdict:
             try:

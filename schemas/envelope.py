@@ -142,9 +142,21 @@ class UnwritableRecord(ValueError):
     """A writer's own mistake: nobody could decode the bytes of this record (too large, NaN, a field out of range)."""
 
 
+class RecordTooLarge(UnwritableRecord):
+    """More than `MAX_RECORD_BYTES`."""
+
+
 def encode(envelope: Envelope) -> bytes:
-    """The record's value as it goes to Kafka. Raises `UnwritableRecord` rather than write what `decode` refuses."""
-    value = _encoder.encode(envelope)
+    """The record's value as it goes to Kafka.
+
+    Raises `UnwritableRecord`, or `RecordTooLarge`, rather than write what `decode` refuses.
+    """
+    try:
+        value = _encoder.encode(envelope)
+    except (ValueError, TypeError, RecursionError) as error:  # Half of a surrogate pair, an object that is no JSON.
+        raise UnwritableRecord(f"{type(envelope.data).__name__}: {error}") from None
+    if len(value) > MAX_RECORD_BYTES:
+        raise RecordTooLarge(f"{len(value)} bytes; a record has at most {MAX_RECORD_BYTES}")
     try:
         decode(value)
     except UndecodableRecord as error:

@@ -19,6 +19,7 @@ from schemas import envelope as wire
 from schemas.envelope import (
     MAX_RECORD_BYTES,
     RESERVED,
+    RecordTooLarge,
     UndecodableRecord,
     UnknownType,
     UnwritableRecord,
@@ -346,6 +347,15 @@ class TestWriting:
     def test_parameters_that_nobody_could_read_are_not_written(self, parameters: dict[str, Any]) -> None:
         with pytest.raises(UnwritableRecord):
             encode(self.record(replace(REQUESTED, parameters=parameters)))
+
+    def test_too_large_is_told_apart(self) -> None:
+        with pytest.raises(RecordTooLarge, match="at most 262144"):
+            encode(self.record(replace(REQUESTED, parameters={"a": "x" * MAX_RECORD_BYTES})))
+
+    @pytest.mark.parametrize("text", ["\ud800", "a\udc00"])
+    def test_half_of_a_surrogate_pair_is_not_written(self, text: str) -> None:
+        with pytest.raises(UnwritableRecord):
+            encode(self.record(replace(REQUESTED, name=text)))
 
     def test_a_field_out_of_range_is_not_written(self) -> None:
         reason: LossReason = "killed"
