@@ -434,7 +434,9 @@ class Attempt:
             self._log.info("epoch done", epoch=epoch, epochs=self._job.spec.epochs, loss=loss)
 
     def _say_lost(self) -> None:
-        if self._granted.is_set():
+        if self._ending is not None:
+            self._say_ended(self._ending)
+        elif self._granted.is_set():
             self._log.warning("the attempt is not ours any more; its training is stopped")
         else:
             self._log.info("claimed in vain")

@@ -7,6 +7,7 @@ newer ones turned out to be unreadable; and whoever claims then looks first whet
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,8 @@ from adapters.object_store import ObjectStore, StoreUnavailable
 from domain.job import Job, SavedCheckpoint
 
 KEPT = 2
+LOOK_SECONDS = 5.0
+"""A store that takes longer to say whether an object is there counts as away."""
 _CHECKPOINT = re.compile(r"jobs/(?P<job>[^/]+)/(?P<attempt>[0-9]+)/checkpoint-[^/]+")
 
 
@@ -88,9 +91,9 @@ async def newest_present(store: ObjectStore, job: Job) -> SavedCheckpoint | None
     candidates = [saved for saved in reversed(job.checkpoints) if job.may_start_from(saved.checkpoint)]
     for saved in candidates:
         try:
-            if await store.head(saved.checkpoint.uri) is not None:
+            if await asyncio.wait_for(store.head(saved.checkpoint.uri), LOOK_SECONDS) is not None:
                 return saved
-        except StoreUnavailable:
+        except (StoreUnavailable, TimeoutError):
             return saved
         except ValueError:
             continue

@@ -63,7 +63,7 @@ class Colleagues:
         """The newest of our own beats that came back."""
 
     def apply(self, records: Iterable[Any]) -> bool:
-        """Take in beats; whether any of another worker, or the first of our own, may change what we would claim."""
+        """Take in beats; whether what we would claim may be another job now."""
         changed = False
         for record in records:
             if record.value is None:
@@ -79,10 +79,10 @@ class Colleagues:
         if beat.id == self._me:
             if beat.sequence <= self.own_sequence:
                 return False
-            first, self.own_sequence = self.own_sequence == 0, beat.sequence
+            self.own_sequence = beat.sequence
             self._clock.set(at)
             self._forget_the_silent()
-            return first
+            return True  # Time has passed, and somebody may have been silent in it.
         known = self._heard.get(beat.id)
         if beat.kind != "worker" or (known is not None and beat.sequence < known.beat.sequence):
             return False

@@ -86,7 +86,8 @@ class Measurements:
                 gpu_memory_bytes=usage.gpu_memory_bytes,
             )
         if self._left_out:
-            self._lines.appendleft(("log", f"… {self._left_out} lines left out: the log was away"))
+            # In the place of the oldest one: a full deque would drop its newest instead.
+            self._lines[0] = ("log", f"… {self._left_out + 1} lines left out: they came faster than they could be sent")
             self._left_out = 0
         while self._lines:
             yield LogLines(**self._about(time.time()), lines=tuple(self._some_lines()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections import OrderedDict
@@ -132,8 +131,9 @@ class Worker:
             "starting", worker=self.id, recipes=sorted(f"{name} {version}" for name, version in self._recipes)
         )
         await asyncio.to_thread(remove_abandoned_scratch, self._settings.state)
+        self._devices.start()
         await self._children.start()
-        for work in (self._jobs.run(), self._beats.run(), self._pulse.run(), self._devices.run(), self._get_ready()):
+        for work in (self._jobs.run(), self._beats.run(), self._pulse.run(), self._get_ready()):
             self._spawn(work)
         stopped = asyncio.create_task(stop.wait())
         either: set[asyncio.Future[Any]] = {stopped, self._failed}
@@ -157,7 +157,10 @@ class Worker:
             self._failed.cancel()
         await self._children.close()
         await asyncio.gather(self._producer.close(), self._measuring.close())
-        await self._store.close()
+        self._devices.stop()
+        # A disk that hangs must not keep us.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._store.close(), 2)
 
     # --- what arrives ------------------------------------------------------------------------------------------------
 
@@ -336,7 +339,7 @@ class Worker:
             recipes=tuple(sorted(self._recipes)),
             running=Running(job_id=self._attempt.job_id, attempt=self._attempt.number) if self._attempt else None,
             devices=self._devices.readings,
-            host=f"{self._host}:{os.getpid()}",
+            host=self._host,
         )
 
     def _state(self) -> Any:

@@ -85,7 +85,7 @@ class TestIdleColleagues:
     def test_only_what_may_change_the_choice_is_news(self) -> None:
         room = Room()
         assert room.hears_itself()
-        assert not room.hears_itself()
+        assert not room.hears("me", "idle", room.own)
         assert room.hears("other", "idle", 1)
         assert not room.hears("other", "idle", 2)
         assert room.hears("other", "busy", 3)
