@@ -110,6 +110,7 @@ class Partition:
                 if error is self._unjudgeable or error.offset == self.progress.committed:
                     raise
                 # What precedes the record that cannot be judged is judged, and no more.
+                self._log.error("judging_failed", offset=error.offset, record=error.id, exc_info=error)
                 self._unjudgeable = error
             except Exception as error:
                 self._note(error)

@@ -16,6 +16,7 @@ from adapters.postgres import connect, create_pool, is_outage
 from adapters.settings import Settings
 from adapters.topics import check_topics
 from projections.budget import Budget
+from projections.health import Health
 from projections.jobs_table import JobKey, JobsTable
 from projections.judging import PartitionStopped
 from projections.kafka_clients import Producers
@@ -90,6 +91,7 @@ class Projector:
         self._settings = settings
         self._stop = stop
         self._running: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
+        self._health = Health()
         self._broken: set[int] = set()
         """Partitions that this build cannot judge any further; a mended one may, so they are left to it."""
         self._common = Common(
@@ -134,6 +136,7 @@ class Projector:
             while not self._stop.is_set():
                 await self._notice_ends(ownership)
                 await self._balance(ownership)
+                self._health.tell({number: one.progress for number, (one, _) in self._running.items()}, self._broken)
                 await _sleep(self._stop, _TICK_SECONDS)
             await self._end(list(self._running))
         finally:

@@ -20,7 +20,7 @@ from projections.projector import run
 from schemas.topics import EVENTS, Topic
 from tests.projections.records import Written
 
-DEADLINE = 60.0
+DEADLINE = 25.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -146,9 +146,15 @@ async def projecting(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def project(log: Log) -> None:
-    """Let a projector work off what the log holds now, and end it."""
-    async with projecting(log.settings):
-        await log.stored_to_the_end()
+    """Let a projector work off what the log holds now, and end it; what ends it before that is raised at once."""
+    async with projecting(log.settings) as running:
+        stored = asyncio.create_task(log.stored_to_the_end())
+        await asyncio.wait({running, stored}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            stored.cancel()
+            await asyncio.gather(stored, return_exceptions=True)
+        else:
+            await stored
 
 
 @contextlib.asynccontextmanager
