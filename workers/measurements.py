@@ -85,11 +85,11 @@ class Measurements:
                 gpu_percent=usage.gpu_percent,
                 gpu_memory_bytes=usage.gpu_memory_bytes,
             )
-        if self._left_out:
-            # In the place of the oldest one: a full deque would drop its newest instead.
-            self._lines[0] = ("log", f"… {self._left_out + 1} lines left out: they came faster than they could be sent")
-            self._left_out = 0
         while self._lines:
+            if self._left_out:
+                # In the place of the oldest one: a full deque would drop its newest instead.
+                left_out, self._left_out = self._left_out + 1, 0
+                self._lines[0] = ("log", f"… {left_out} lines left out: they came faster than they could be sent")
             yield LogLines(**self._about(time.time()), lines=tuple(self._some_lines()))
 
     def _some_lines(self) -> Iterator[tuple[str, str]]:

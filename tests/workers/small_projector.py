@@ -43,6 +43,7 @@ class SmallProjector:
     """Start it with `async with`."""
 
     settings: KafkaSettings
+    publishes: bool = True
     verdicts: list[Verdict] = field(default_factory=list)
     workspaces: dict[str, Workspace] = field(default_factory=dict)
     published: int = 0
@@ -135,7 +136,7 @@ class SmallProjector:
         job = verdict.job if isinstance(verdict, Effect) else None
         if refusal is not None and isinstance(document.data, AttemptStarted):
             job = workspace.jobs.get(document.subject)
-        if job is not None:
+        if job is not None and self.publishes:
             await self._publish(producer, document.workspace, job)
         self._changed.set()
 

@@ -147,6 +147,23 @@ class TestMeasurements:
         assert isinstance(found, StepMetrics)
         assert found.step == 4
 
+    async def test_a_flood_while_lines_are_being_sent_is_told_too(self) -> None:
+        log = SlowLog()
+        measuring = self.measuring(log)
+        measuring.line(Logged(stream="stdout", text="first", time=1.0))
+        log.open.clear()
+        flushing = asyncio.create_task(measuring.flush())
+        await asyncio.sleep(0.01)
+        for number in range(3 * LINES_HELD):
+            measuring.line(Logged(stream="stdout", text=f"line {number}", time=1.0))
+        log.open.set()
+        await asyncio.wait_for(flushing, 10)
+        await measuring.flush()
+        lines = [text for one in log.measured if isinstance(one, LogLines) for _, text in one.lines]
+        assert lines[0] == "first"
+        assert f"{2 * LINES_HELD + 1} lines left out" in lines[1]
+        assert lines[-1] == f"line {3 * LINES_HELD - 1}"
+
     async def test_lines_keep_their_order_and_the_oldest_go_first_with_a_word_about_it(self) -> None:
         log = SlowLog()
         measuring = self.measuring(log)
