@@ -118,18 +118,18 @@ async def _append(fresh: AIOKafkaProducer, reader: PartitionReader, rows: list[a
     partition = reader.at.partition
     if not rows:
         raise LogDiverged(partition, f"the journal has no record from offset {end} on, and its cursor stands beyond")
+    batch = fresh.create_batch()
     for row in rows:
         if row["offset"] != end:
             raise LogDiverged(partition, f"offset {end} held no record, so those after it cannot be written again")
-        sent = await fresh.send(
-            reader.at.topic,
-            row["value"],
-            key=row["key"],
-            partition=partition,
-            headers=_original_headers(row),
-        )
+        # A batch, since it takes records without key and value too, which `send` does not.
+        record = {"key": row["key"], "value": row["value"], "headers": _original_headers(row)}
+        if batch.append(timestamp=None, **record) is None:
+            await (await fresh.send_batch(batch, reader.at.topic, partition=partition))
+            batch = fresh.create_batch()
+            batch.append(timestamp=None, **record)
         end += 1
-    await sent
+    await (await fresh.send_batch(batch, reader.at.topic, partition=partition))
     _, reached = await reader.bounds()
     if reached != end:
         raise LogDiverged(partition, f"somebody wrote while the log was completed: it ends at {reached}, not {end}")

@@ -62,18 +62,21 @@ class Log:
     async def write(self, records: Sequence[Written]) -> None:
         """Append these, in order."""
         topic = topic_name(self.settings.kafka, EVENTS)
-        sent = []
+        by_partition: dict[int, list[Written]] = {}
         for record in records:
             partition = record.partition
             if partition is None:
                 partition = partition_of(record.key or b"", EVENTS.partitions)
-            sent.append(
-                await self.producer.send(
-                    topic, record.value, key=record.key, partition=partition, headers=list(record.headers)
-                )
-            )
-        for acknowledged in sent:
-            await acknowledged
+            by_partition.setdefault(partition, []).append(record)
+        for partition, ordered in by_partition.items():
+            batch = self.producer.create_batch()
+            for record in ordered:
+                content = {"key": record.key, "value": record.value, "headers": list(record.headers)}
+                if batch.append(timestamp=None, **content) is None:
+                    await (await self.producer.send_batch(batch, topic, partition=partition))
+                    batch = self.producer.create_batch()
+                    batch.append(timestamp=None, **content)
+            await (await self.producer.send_batch(batch, topic, partition=partition))
 
     async def read(self, topic: Topic, partitions: Sequence[int] | None = None) -> list[Any]:
         """Everything that a topic holds now, by partition and offset."""

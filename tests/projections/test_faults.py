@@ -206,7 +206,8 @@ class TestALogThatIsNotWhatTheJournalSays:
 
     @pytest.mark.parametrize("kept", [0, 1, 20])
     async def test_a_log_that_lost_its_tail_is_completed_from_the_journal(self, log: Log, kept: int) -> None:
-        await log.write(stream(4, WORKSPACES, 400))
+        nothing = Written(None, None, (), 3)
+        await log.write([*stream(4, WORKSPACES, 400), nothing, *stream(6, WORKSPACES, 20)])
         await project(log)
         whole = await log.read(EVENTS)
         rows = await stored(log.database)

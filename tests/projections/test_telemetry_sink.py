@@ -1,0 +1,115 @@
+"""The telemetry sink on real servers: nothing twice, nothing lost, poison skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from adapters.kafka import topic_name
+from adapters.settings import Settings
+from projections import telemetry_sink
+from schemas.telemetry import AnyTelemetry, LogLines, ResourceSample, StepMetrics, encode
+from schemas.topics import TELEMETRY
+from tests.projections.platform import DEADLINE, Log, until
+
+
+@contextlib.asynccontextmanager
+async def sinking(settings: Settings) -> AsyncIterator[None]:
+    """A sink in this process."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(telemetry_sink.run(settings, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await task
+
+
+def _steps(count: int, first: int = 0) -> list[AnyTelemetry]:
+    return [
+        StepMetrics(
+            workspace="team", job_id="job", attempt=1, sequence=n, at=1000 + n, epoch=1, step=n, metrics={"loss": 0.5}
+        )
+        for n in range(first, first + count)
+    ]
+
+
+async def _write(log: Log, values: Sequence[AnyTelemetry | bytes | None]) -> None:
+    topic = topic_name(log.settings.kafka, TELEMETRY)
+    for value in values:
+        raw = value if value is None or isinstance(value, bytes) else encode(value)
+        await log.producer.send(topic, raw, key=b"job", headers=[("ce_type", b"x")])
+    await log.producer.flush()
+
+
+async def _count(log: Log, table: str = "step_metrics") -> int:
+    return int(await log.database.fetchval(f"SELECT count(*) FROM telemetry.{table}"))
+
+
+async def _until_stored(log: Log, count: int) -> None:
+    async def stored() -> bool:
+        return await _count(log) == count
+
+    await until(stored)
+
+
+async def test_each_kind_becomes_rows(log: Log) -> None:
+    lines = LogLines(workspace="team", job_id="job", attempt=1, sequence=1, at=5, lines=(("stdout", "سلام"),))
+    sample = ResourceSample(
+        workspace="team", job_id="job", attempt=1, sequence=2, at=6, cpu_percent=12.5, memory_bytes=2**40
+    )
+    async with sinking(log.settings):
+        await _write(log, [*_steps(3), lines, sample])
+        await _until_stored(log, 3)
+
+        async def others() -> bool:
+            return await _count(log, "log_lines") == 1 and await _count(log, "resource_samples") == 1
+
+        await until(others)
+    row = await log.database.fetchrow("SELECT * FROM telemetry.log_lines")
+    assert msgspec.json.decode(row["lines"]) == [["stdout", "سلام"]]
+    sampled = await log.database.fetchrow(
+        "SELECT cpu_percent, memory_bytes, gpu_percent FROM telemetry.resource_samples"
+    )
+    assert tuple(sampled) == (12.5, 2**40, None)
+
+
+async def test_poison_is_skipped_and_the_rest_is_kept(log: Log) -> None:
+    [huge] = _steps(1, first=2**53 - 1)
+    poison = [b"", b"{", b'{"type":"unknown"}', None, encode(huge).replace(b"9007199254740991", b"9" * 30)]
+    async with sinking(log.settings):
+        await _write(log, [*_steps(2), *poison, *_steps(2, first=2)])
+        await _until_stored(log, 4)
+
+
+async def test_what_comes_twice_is_stored_once(log: Log) -> None:
+    async with sinking(log.settings):
+        await _write(log, [*_steps(5), *_steps(8)])
+        await _until_stored(log, 8)
+
+
+async def test_what_was_not_stored_is_not_acknowledged(log: Log, postgres_server: str) -> None:
+    await log.database.execute("ALTER TABLE telemetry.step_metrics RENAME TO elsewhere")
+    async with sinking(log.settings):
+        await _write(log, _steps(50))
+        # Long enough that a sink which acknowledges first would have done so: until it has read them.
+        await log.ends(TELEMETRY)
+    await log.database.execute("ALTER TABLE telemetry.elsewhere RENAME TO step_metrics")
+    async with sinking(log.settings):
+        await _write(log, _steps(10, first=50))
+        await _until_stored(log, 60)
+
+
+async def test_sessions_that_the_server_ends_lose_nothing(log: Log) -> None:
+    async with sinking(log.settings):
+        for round in range(5):
+            await _write(log, _steps(40, first=40 * round))
+            await log.database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'ravand-telemetry'"
+            )
+        await _until_stored(log, 200)
