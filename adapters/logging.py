@@ -123,6 +123,8 @@ def configure(settings: Settings, service: str) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # It tells of every connection that it fails to make, with a traceback; whoever asked for one is told too.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

@@ -79,16 +79,11 @@ async def create_pool(
 ) -> asyncpg.Pool:
     """A started pool of at most `size` connections (the setting's when not given). Raises what `is_outage` knows.
 
-    `plans` are settings of the server's planner for every session of the pool.
+    `plans` are settings of the server's planner for every session of the pool; `options` are asyncpg's own, and win.
     """
     session = connection_options(settings, name=name)
     session["server_settings"] |= plans or {}
-    return await asyncpg.create_pool(
-        **session,
-        min_size=1,
-        max_size=size or settings.pool_size,
-        **options,
-    )
+    return await asyncpg.create_pool(**{**session, "min_size": 1, "max_size": size or settings.pool_size, **options})
 
 
 async def connect(settings: DatabaseSettings, *, name: str, **options: Any) -> asyncpg.Connection:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import structlog
 import uvicorn
@@ -44,15 +45,18 @@ T = TypeVar("T")
 GRACE_SECONDS = 10
 """How long requests that are under way may take once the process is told to stop."""
 _TIDY_SECONDS = 600.0
+_CONNECT_SECONDS = 2.0
+"""People wait behind a connection that is being made; a database that needs longer is not there."""
 _ROUTERS = (
-    health.router,
-    accounts.router,
-    datasets.router,
+    # Matched one after the other: what is asked for most comes first.
     training.router,
     jobs.router,
     job_events.router,
     measurements.router,
+    datasets.router,
     models.router,
+    accounts.router,
+    health.router,
 )
 
 
@@ -96,9 +100,25 @@ def _add(app: FastAPI, routes: list[Any]) -> None:
 
 async def build(settings: Settings, stack: AsyncExitStack) -> Services:
     """Everything that endpoints are handed, connected; `stack` lets go of it again. Waits for what is away."""
-    pool = await patiently("database", lambda: create_pool(settings.database, name="api"), is_outage)
+    connections: WeakSet[Any] = WeakSet()
+
+    async def remember(connection: Any) -> None:
+        connections.add(connection)
+
+    def cut() -> None:
+        # A statement that waits for a frozen server would wait for its whole time limit, and every request behind it.
+        # Cut, it fails at once, and the pool connects again when it can.
+        for connection in list(connections):
+            connection.terminate()
+
+    pool = await patiently(
+        "database",
+        lambda: create_pool(settings.database, name="api", init=remember, timeout=_CONNECT_SECONDS),
+        is_outage,
+    )
     stack.push_async_callback(_close_pool, pool)
     listener = Listener(settings.database)
+    listener.on_frozen(cut)
     sessions = Sessions(pool, listener, Tokens(settings.auth), settings.auth)
     commits = Commits(listener)
     versions = Versions(pool, commits, settings.api.version_deadline_seconds)

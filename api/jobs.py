@@ -22,7 +22,7 @@ from domain import job as jobs
 from domain.events import Event, JobPauseRequested, JobResumed, JobRetried, JobStopRequested, PriorityChanged
 from domain.job import Job, Status
 from domain.refusal import Refusal
-from projections import queries
+from projections import as_of, queries
 
 log = structlog.get_logger("api")
 router = new_router()
@@ -176,6 +176,9 @@ async def _steer(request: Request, caller: Caller, operation: str, body: JobRequ
     job = await find(services, caller, verdict.subject)
     if verdict.refusal not in (None, Refusal.ALREADY_STOPPING):
         raise _impossible(Refusal(str(verdict.refusal)), job.status)
+    if verdict.version is not None and job.version > verdict.version:
+        # A worker was faster than this answer, or the request is a repeated one: what it brought about is answered.
+        job = await as_of.job(services.pool, caller.workspace, job.id, verdict.version) or job
     return await _shown(request, services, caller, job)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,13 @@ import structlog
 
 from adapters.postgres import connect, is_outage
 from adapters.settings import DatabaseSettings
+from api.errors import unavailable
 
 log = structlog.get_logger("api")
 
 _PULSE_SECONDS = 1.0
 """A peer that went silent without closing is noticed after about this long, twice."""
+_SILENT_SECONDS = 1.5
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -31,10 +34,11 @@ class Listener:
         self._settings = settings
         self._hearers: dict[str, list[Callable[[str], None]]] = {}
         self._on_change: list[Callable[[bool], None]] = []
+        self._on_frozen: list[Callable[[], None]] = []
         self.connected = False
         self.generation = 0
         """Counts the connections: what was asked under one may be forgotten news under the next."""
-        self.ever_connected = asyncio.Event()
+        self._silent_since: float | None = time.monotonic()
 
     def hear(self, channel: str, hearer: Callable[[str], None]) -> None:
         """Call with the payload of every notification on the channel."""
@@ -43,6 +47,17 @@ class Listener:
     def on_change(self, changed: Callable[[bool], None]) -> None:
         """Call with False when hearing ends, and with True when it begins (again)."""
         self._on_change.append(changed)
+
+    def on_frozen(self, frozen: Callable[[], None]) -> None:
+        """Call when the database is connected and yet does not answer."""
+        self._on_frozen.append(frozen)
+
+    def check(self) -> None:
+        """Raise 503 while the database has not answered for a while: whoever asked it now would only wait in a queue."""
+        if self._silent_since is not None and time.monotonic() - self._silent_since > _SILENT_SECONDS:
+            raise unavailable(
+                "read_model_unavailable", "The database does not answer. Nothing was changed; try again shortly."
+            )
 
     async def run(self) -> None:
         """Listen, and connect again whenever that ends."""
@@ -62,6 +77,7 @@ class Listener:
         """Whether the attempt that ended had succeeded; says that it is over."""
         was, self.connected = self.connected, False
         if was:
+            self._silent_since = time.monotonic()
             self._tell(False)
         return was
 
@@ -74,13 +90,18 @@ class Listener:
                 await connection.add_listener(channel, self._heard)
             self.connected = True
             self.generation += 1
-            self.ever_connected.set()
+            self._silent_since = None
             self._tell(True)
             while True:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(lost.wait(), _PULSE_SECONDS)
                     return
-                await connection.fetchval("SELECT 1", timeout=_PULSE_SECONDS)
+                try:
+                    await connection.fetchval("SELECT 1", timeout=_PULSE_SECONDS)
+                except TimeoutError:
+                    for tell in self._on_frozen:
+                        tell()
+                    raise
         finally:
             connection.terminate()
 

@@ -26,8 +26,10 @@ from api.proposals import KEY_HEADER, Pending
 
 BODY_SECONDS = 20.0
 """How long a JSON body may take to arrive."""
+READ_SECONDS = 20.0
+"""A read that takes longer waits for a database that does not answer; who asks is told so."""
 _LARGEST_VERSION = 2**53
-_DISCARD_SECONDS = 10.0
+DISCARD_SECONDS = 10.0
 _STRANGERS_BYTES = 16 * 1024 * 1024
 """How much of a body is read and dropped for somebody whom we do not know."""
 
@@ -102,7 +104,7 @@ class Incoming:
         known = hasattr(request.state, "caller")
         left = 2 * request.app.state.services.settings.datasets.max_bytes if known else _STRANGERS_BYTES
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DISCARD_SECONDS):
+            async with asyncio.timeout(DISCARD_SECONDS):
                 while coming and left > 0 and not self._whole:
                     left -= len((await self()).get("body", b""))
 
@@ -127,15 +129,19 @@ class Route(APIRoute):
         rule = access.rule_of(self.endpoint)
         run = super().get_route_handler()
         reads = bool({"GET", "HEAD"} & set(self.methods or ()))
+        needs_database = rule is not access.Rule.PUBLIC or "/auth/" in self.path
         wants_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
             body = Incoming(request.receive)
             try:
-                await access.admit(request, rule)
-                if reads and "after" in request.query_params:
-                    await _reach(request, rule)
-                return await run((JsonRequest if wants_json else Request)(request.scope, body))
+                if needs_database:
+                    request.app.state.services.listener.check()
+                async with asyncio.timeout(READ_SECONDS if reads else None):
+                    await access.admit(request, rule)
+                    if reads and "after" in request.query_params:
+                        await _reach(request, rule)
+                    return await run((JsonRequest if wants_json else Request)(request.scope, body))
             except Pending as pending:
                 return _pending(pending)
             except Exception as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import msgspec
 import structlog
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,7 +48,12 @@ class TrainRequest(BaseModel):
 @access.user
 async def list_recipes(request: Request, caller: CurrentCaller) -> Response:
     """What can be trained, with the JSON Schema of each recipe's parameters."""
-    return Answer([_described(spec) for _, spec in sorted(recipes().items())])
+    return Answer(_all_described())
+
+
+@cache
+def _all_described() -> bytes:
+    return msgspec.json.encode([_described(spec) for _, spec in sorted(recipes().items())])
 
 
 def _described(spec: RecipeSpec) -> Mapping[str, Any]:

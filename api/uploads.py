@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -21,6 +22,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from adapters.objects import StoreUnavailable
 from api.errors import Problem, invalid, malformed, too_large
 
 STALL_SECONDS = 30.0
@@ -50,8 +52,7 @@ async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[
     Raises 413 past `limit` bytes, 422 `malformed` for what is no form with a file, 408, and OSError when the disk is full.
     """
     boundary = _boundary(request)
-    descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
-    path = Path(name)
+    path, descriptor = _temporary(folder)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             form = _Form(boundary, file, path, limit)
@@ -60,6 +61,16 @@ async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[
     finally:
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(path.unlink)
+
+
+def _temporary(folder: Path) -> tuple[Path, int]:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreUnavailable("uploads cannot be received: their folder is away") from error
+    return Path(name), descriptor
 
 
 def _boundary(request: Request) -> bytes:

@@ -37,11 +37,17 @@ def _logging() -> None:
 
 
 @pytest.fixture(scope="module")
-def module_settings(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Topics, a database and a store for one module."""
+def module_settings(
+    request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Topics, a database and a store for one module, which may change settings by its `SETTINGS`."""
     name = uuid.uuid4().hex[:12]
     settings = settings_for(
-        servers.kafka, f"api-{name}.", servers.database_url(f"api_{name}"), tmp_path_factory.mktemp("api")
+        servers.kafka,
+        f"api-{name}.",
+        servers.database_url(f"api_{name}"),
+        tmp_path_factory.mktemp("api"),
+        **getattr(request.module, "SETTINGS", {}),
     )
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, _database(servers, f'CREATE DATABASE "api_{name}" OWNER ravand')).result()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ class Platform:
             yield Member(email, token, answer.json()["user"], http)
 
 
-def settings_for(kafka: dict[str, str], prefix: str, database: str, folder: Path, **changes: Any) -> Settings:
+def settings_for(kafka: dict[str, str], prefix: str, database: str, folder: Path, /, **changes: Any) -> Settings:
     """Settings of one test's platform."""
     named = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka.items()}
     return Settings(
@@ -119,6 +119,13 @@ async def serving(settings: Settings, *, projector: bool = True) -> AsyncIterato
     finally:
         stop.set()
         await asyncio.gather(*tasks)
+
+
+async def eventually(is_so: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait for something that another process or task brings about."""
+    async with asyncio.timeout(seconds):
+        while not await is_so():  # noqa: ASYNC110 — there is nothing to be told by.
+            await asyncio.sleep(0.01)
 
 
 async def answers(platform: Platform, tasks: list[asyncio.Task[None]], path: str = "/api/health/live") -> None:
