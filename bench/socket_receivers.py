@@ -116,9 +116,8 @@ async def main() -> None:
     crowd = Crowd(len(order["paths"]), order["mark"].encode(), order["expected"])
     loop = asyncio.get_running_loop()
     for path in order["paths"]:
-        await loop.create_connection(
-            lambda p=path: Receiver(p, order["say"].encode(), crowd), order["host"], order["port"]
-        )  # type: ignore[misc]
+        made = functools.partial(Receiver, path, order["say"].encode(), crowd)
+        await loop.create_connection(made, order["host"], order["port"])
     await asyncio.wait_for(crowd.all_open.wait(), 60)
     print(json.dumps({"open": True}), flush=True)
     await asyncio.wait_for(crowd.all_done.wait(), 120)

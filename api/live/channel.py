@@ -30,6 +30,11 @@ class Channel:
         self.deserted_at: float | None = None
 
     @property
+    def is_filling(self) -> bool:
+        """Whether the journal is being read for it."""
+        return self.filling is not None and not self.filling.done()
+
+    @property
     def last(self) -> int:
         """The newest version that live subscribers were told of."""
         assert self.feed.last is not None

@@ -50,7 +50,9 @@ class Feed:
         self._head = 0  # Where the ring begins in the list, which is cut now and then: cheaper than a deque to index.
         self._held: dict[int, Update] = {}
         self._dropped: Update | None = None
-        self._limits = (ring_updates, ring_bytes, held_updates)
+        self.ring_bytes = ring_bytes
+        """How many bytes of frames the ring may hold; whoever shares memory among feeds may change it."""
+        self._ring_updates, self._held_updates = ring_updates, held_updates
 
     def start(self, version: int) -> None:
         """Begin after `version`, which the caller read from committed state."""
@@ -61,7 +63,7 @@ class Feed:
         """A fact has come; it may be old, early, or not yet committed."""
         if self.last is not None and update.version <= self.last:
             return
-        if len(self._held) >= self._limits[2] and update.version not in self._held:
+        if len(self._held) >= self._held_updates and update.version not in self._held:
             # Too far ahead of what is committed to be kept: the journal has it once its turn comes.
             if self._dropped is None or self._dropped.version < update.version:
                 self._dropped = update
@@ -90,6 +92,15 @@ class Feed:
         dropped = self._dropped
         return dropped is not None and dropped.version > self.last and dropped.position < cursor
 
+    def distrust(self, cursor: int) -> None:
+        """The journal, read when all before `cursor` was committed, has nothing after `last`: what claims to be, is not of it.
+
+        Facts of a history that was replaced by a backup look like this.
+        """
+        self._held = {v: update for v, update in self._held.items() if update.position >= cursor}
+        if self._dropped and self._dropped.position < cursor:
+            self._dropped = None
+
     def fill(self, journal: Iterable[Update]) -> list[Update]:
         """Consecutive updates out of the journal; those that are new, in order."""
         last = self.last
@@ -110,8 +121,9 @@ class Feed:
         self.last = released[-1].version
         self._ring.extend(released)
         self.size += sum(len(update.frame) for update in released)
-        updates, size, _held = self._limits
-        while self._head < len(self._ring) and (len(self._ring) - self._head > updates or self.size > size):
+        while self._head < len(self._ring) and (
+            len(self._ring) - self._head > self._ring_updates or self.size > self.ring_bytes
+        ):
             self.size -= len(self._ring[self._head].frame)
             self._head += 1
         if self._head * 2 > len(self._ring):

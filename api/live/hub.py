@@ -9,7 +9,8 @@ from the journal what did not come by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,12 +22,17 @@ from adapters.postgres import is_outage
 from api.live import messages
 from api.live.channel import Channel
 from api.live.connection import Connection, Subscription
-from api.live.feed import Update
+from api.live.feed import RING_BYTES, Update
 from api.live.journal import HistoryAway, Journal, Page, Snapshot
 from schemas import facts
 from schemas.topics import EVENTS
 
 AUDIT_SECONDS = 0.25
+STALLED_AUDITS = 20
+"""So many audits in a row that had to fill, and not one fact in between, mean that Kafka's client is stuck."""
+RINGS_BYTES = 64 * 1024 * 1024
+"""What the rings of all workspaces together may hold; each has its share."""
+SMALLEST_RING_BYTES = 64 * 1024
 SWEEP_SECONDS = 30.0
 LINGER_SECONDS = 120.0
 """How long a workspace is followed after its last listener has gone."""
@@ -43,8 +49,12 @@ class Hub:
 
     def __init__(self, journal: Journal, *, patience: float = PATIENCE_SECONDS) -> None:
         self.channels: dict[str, Channel] = {}
+        self.on_stall: Callable[[], None] | None = None
+        """Called when facts keep coming from the journal alone: whatever brings them from Kafka does not."""
         self.wanted = asyncio.Event()
         """Set while anything is followed: the tails rest otherwise."""
+        self._in_partition: defaultdict[int, set[Channel]] = defaultdict(set)
+        self._audits_in_vain = 0
         self._journal = journal
         self._patience = patience
         self._cursors: dict[int, int] = {}
@@ -72,6 +82,7 @@ class Hub:
             channel.feed.offer(update_of(fact, position))
             touched[workspace] = channel
         for channel in touched.values():
+            self._audits_in_vain = 0
             self._release(channel)
 
     def committed(self, partition: int, next_offset: int) -> None:
@@ -79,10 +90,10 @@ class Hub:
         if next_offset <= self._cursors.get(partition, -1):
             return
         self._cursors[partition] = next_offset
-        for channel in list(self.channels.values()):
-            if channel.partition == partition:
-                self._notified.add(partition)
-                self._audit_due.set()
+        if channels := self._in_partition.get(partition):
+            self._notified.add(partition)
+            self._audit_due.set()
+            for channel in list(channels):
                 self._release(channel)
 
     def log_is(self, log_id: str) -> None:
@@ -99,19 +110,22 @@ class Hub:
     def _release(self, channel: Channel) -> None:
         cursor = self._cursors.get(channel.partition, 0)
         channel.deliver(channel.feed.release(cursor))
-        if channel.feed.has_gap(cursor):
+        if not channel.is_filling and channel.feed.has_gap(cursor):
             self._fill(channel)
 
     # --- what did not come by itself ----------------------------------------------------------------------------------
 
     def _fill(self, channel: Channel) -> None:
-        if channel.filling is None or channel.filling.done():
+        if not channel.is_filling:
             channel.filling = asyncio.get_running_loop().create_task(self._fill_from_journal(channel))
 
     async def _fill_from_journal(self, channel: Channel) -> None:
         while self.channels.get(channel.workspace) is channel:
+            cursor = self._cursors.get(channel.partition, 0)
             page = await self.since_patiently(channel.workspace, channel.last, None)
             channel.deliver(channel.feed.fill(page.updates))
+            if not page.updates:
+                channel.feed.distrust(cursor)
             cursor = self._cursors.get(channel.partition, 0)
             channel.deliver(channel.feed.release(cursor))
             if not page.updates and not channel.feed.has_gap(cursor):
@@ -140,9 +154,13 @@ class Hub:
                 self._notified |= partitions
                 self._audit_due.set()
                 continue
-            for channel in channels:
-                if versions.get(channel.workspace, 0) > channel.last:
-                    self._fill(channel)
+            behind = [channel for channel in channels if versions.get(channel.workspace, 0) > channel.last]
+            for channel in behind:
+                self._fill(channel)
+            self._audits_in_vain += bool(behind)
+            if self._audits_in_vain >= STALLED_AUDITS and self.on_stall:
+                self._audits_in_vain = 0
+                self.on_stall()
 
     def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -153,8 +171,23 @@ class Hub:
         if not self.channels:
             self.wanted.clear()
 
+    def _add(self, workspace: str) -> Channel:
+        channel = Channel(workspace, partition_of(workspace.encode(), EVENTS.partitions))
+        self.channels[workspace] = channel
+        self._in_partition[channel.partition].add(channel)
+        self._share_memory()
+        self.wanted.set()
+        return channel
+
+    def _share_memory(self) -> None:
+        share = max(SMALLEST_RING_BYTES, min(RING_BYTES, RINGS_BYTES // max(1, len(self.channels))))
+        for channel in self.channels.values():
+            channel.feed.ring_bytes = share
+
     def _drop(self, channel: Channel) -> None:
         del self.channels[channel.workspace]
+        self._in_partition[channel.partition].discard(channel)
+        self._share_memory()
         if channel.filling:
             channel.filling.cancel()
 
@@ -165,7 +198,8 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.channels.clear()
+        for channel in list(self.channels.values()):
+            self._drop(channel)
         self.wanted.clear()
 
     # --- what subscribers ask -----------------------------------------------------------------------------------------
@@ -175,9 +209,7 @@ class Hub:
         workspace = connection.workspace
         channel = self.channels.get(workspace)
         if channel is None:
-            channel = Channel(workspace, partition_of(workspace.encode(), EVENTS.partitions))
-            self.channels[workspace] = channel
-            self.wanted.set()
+            channel = self._add(workspace)
         channel.members.add(connection)
         channel.deserted_at = None
         if channel.feed.last is None:

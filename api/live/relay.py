@@ -47,6 +47,7 @@ class Relay:
         self.router = socket.router(self.sockets, tickets)
         self._commits = Commits(pool, listener, self.hub.committed, self.hub.log_is)
         self._facts = Tail(settings.kafka, FACTS, self.hub.wanted, self._facts_came)
+        self.hub.on_stall = self._facts.restart
         self._telemetry = Tail(settings.kafka, TELEMETRY, self.hub.wanted, self._telemetry_came)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -88,7 +89,7 @@ class Relay:
             [
                 (record.key.decode(errors="replace"), record.value, _position(record))
                 for record in records
-                if record.key
+                if record.key and record.value
             ],
         )
 

@@ -51,6 +51,8 @@ class AsgiSink:
 
     def __init__(self, send: Send) -> None:
         self.on_drain: Callable[[], None] | None = None
+        self.on_close: Callable[[], object] | None = None
+        """Called when the connection is to end: whoever reads from it stops."""
         self._send = send
         self._limit = 64 * 1024
         self._queue: deque[bytes] = deque()
@@ -95,6 +97,8 @@ class AsgiSink:
         self._wake.set()
         self._writable.set()
         asyncio.get_running_loop().call_later(linger, self._sender.cancel)
+        if self.on_close:
+            self.on_close()
 
     async def finished(self) -> None:
         """Return once the close frame is sent; stop sending at once where the client has gone."""

@@ -116,7 +116,10 @@ class Sockets:
             # It may have ended between the ticket and here, when nobody knew of the socket yet.
             if self._sessions.is_ended(holder.session):
                 self.session_ended(holder.session)
-            await _read(websocket, connection)
+            if plain is None:
+                await _read(websocket, connection)
+            else:
+                await _read_until_closed(websocket, connection, plain)
         finally:
             dies.cancel()
             connection.dispose()
@@ -144,6 +147,18 @@ async def _read(websocket: WebSocket, connection: Connection) -> None:
         if not connection.sink.closed:
             text = message.get("text")
             connection.handle(message.get("bytes") or b"" if text is None else text)
+
+
+async def _read_until_closed(websocket: WebSocket, connection: Connection, sink: AsgiSink) -> None:
+    """The same, where closing does not end the reading by itself."""
+    reading = asyncio.create_task(_read(websocket, connection))
+    sink.on_close = reading.cancel
+    try:
+        await asyncio.wait({reading})
+    finally:
+        reading.cancel()
+    if not reading.cancelled():
+        reading.result()
 
 
 async def _refuse(websocket: WebSocket, error: Exception) -> None:

@@ -40,8 +40,13 @@ class Tail:
         self._wanted = wanted
         self._receive = receive
         self._positions: dict[TopicPartition, int] = {}
+        self._stuck = False
         self.following = asyncio.Event()
         """Set while records are being received as they come."""
+
+    def restart(self) -> None:
+        """The client seems stuck: use another one, from where this one was."""
+        self._stuck = True
 
     async def run(self) -> None:
         """Follow for ever; connection trouble is waited out."""
@@ -85,6 +90,10 @@ class Tail:
                 self._receive(partition.partition, records)
             if batches:
                 await asyncio.sleep(0)  # A long backlog must not keep the sockets waiting.
+            if self._stuck:
+                _log.warning("tail_restarts", topic=self._topic)
+                self._stuck = False
+                return
             if not self._wanted.is_set():
                 # Positions that nobody waited for are no use later: the next listener starts at the end.
                 self._positions.clear()
