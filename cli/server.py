@@ -40,6 +40,10 @@ class Server:
             )
         return cls(url, token)
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self.http.close()
+
     def get(self, path: str, **params: Any) -> Any:
         """The JSON of an answer. Raises `CommandError` for anything but success."""
         return self.call("GET", path, params={k: v for k, v in params.items() if v is not None}).json()

@@ -40,6 +40,7 @@ class Up:
     workers: int = 2
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    servers: list[Server] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -69,6 +70,8 @@ class Up:
     def stop(self) -> int:
         """End it as an operator would; answer its exit status."""
         assert self.process is not None
+        while self.servers:
+            self.servers.pop().close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -93,7 +96,10 @@ class Up:
     def user(self) -> Server:
         """A new user, logged in."""
         body = {"email": f"{secrets.token_hex(6)}@example.org", "password": secrets.token_urlsafe(16), "name": "Test"}
-        return Server(self.url, Server(self.url, None).post("/api/auth/register", body)["token"])
+        nobody = Server(self.url, None)
+        user = Server(self.url, nobody.post("/api/auth/register", body)["token"])
+        self.servers += [nobody, user]
+        return user
 
 
 @pytest.fixture(scope="module")
