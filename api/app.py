@@ -28,6 +28,7 @@ from api.accounts.sessions import Sessions
 from api.accounts.throttle import Throttle
 from api.accounts.tokens import Tokens
 from api.catalog import Catalog, Kept
+from api.connections import BoundedHttp
 from api.entry import Entry
 from api.health import Gate, Health, LogProbe
 from api.job_answers import job_answer
@@ -45,6 +46,7 @@ T = TypeVar("T")
 GRACE_SECONDS = 10
 """How long requests that are under way may take once the process is told to stop."""
 _TIDY_SECONDS = 600.0
+_KEEP_ALIVE_SECONDS = 30
 _CONNECT_SECONDS = 2.0
 """People wait behind a connection that is being made; a database that needs longer is not there."""
 _ROUTERS = (
@@ -174,7 +176,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     listening = _listening(settings)
     config = uvicorn.Config(
         create_app(settings),
-        http="httptools",
+        http=BoundedHttp,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -186,10 +186,9 @@ async def test_a_database_that_was_killed_is_said_and_comes_back(
     await until_ready(platform, 200)
 
     async def is_stopped() -> bool:
-        stop = {"json": {"job_id": job}, "headers": {"Idempotency-Key": "stop"}}
-        answer = await member.http.post(
-            "/api/train/stop", **stop
-        )  # The projector may need a moment longer: 202, pending.
+        key = {"Idempotency-Key": "stop"}
+        # The projector may need a moment longer: until then the answer is 202, pending.
+        answer = await member.http.post("/api/train/stop", json={"job_id": job}, headers=key)
         return bool(answer.json().get("status") == "stopped")
 
     await eventually(is_stopped, 30)

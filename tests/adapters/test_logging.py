@@ -1,0 +1,105 @@
+"""Log lines: one event a line, and never a secret or a control character in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from adapters.logging import configure, scrub, scrub_text
+from adapters.settings import Settings
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def lines(capture: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capture.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Authorization: Bearer {TOKEN}",
+        f"token {TOKEN} was refused",
+        "GET /api/ws?ticket=s3cr3t-ticket HTTP/1.1",
+        "postgresql://ravand:s3cr3t-ticket@localhost/ravand",
+        "password=s3cr3t-ticket&x=1",
+        "$argon2id$v=19$m=47104,t=1,p=1$s3cr3t-ticket$abc",
+    ],
+)
+def test_secrets_in_texts_are_hidden(text: str) -> None:
+    cleaned = scrub_text(text)
+    assert "s3cr3t-ticket" not in cleaned
+    assert TOKEN not in cleaned
+    assert "[hidden]" in cleaned
+
+
+def test_values_under_telling_names_are_hidden_however_deep() -> None:
+    found = scrub({"a": [{"password": "x"}, {"api_key": "y", "Ticket": "z"}], "token": None, "tokens": ("t",)})
+    assert found == {
+        "a": [{"password": "[hidden]"}, {"api_key": "[hidden]", "Ticket": "[hidden]"}],
+        "token": None,
+        "tokens": "[hidden]",
+    }
+
+
+def test_control_characters_cannot_forge_lines() -> None:
+    assert scrub_text("a\r\nb\x1b[31mc\u2028d\x00") == "a\\x0d\nb\\x1b[31mc\\x2028d\\x00"
+
+
+def test_a_line_is_json_with_the_same_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json"), "api")
+    structlog.get_logger("api").info("job requested", job="1", password="x", note="a\nb")
+    logging.getLogger("some.library").warning("connecting to %s", "http://u:p@host")
+    first, second = lines(capsys)
+    assert list(first)[:4] == ["timestamp", "level", "service", "message"]
+    assert (first["service"], first["message"], first["job"], first["password"]) == (
+        "api",
+        "job requested",
+        "1",
+        "[hidden]",
+    )
+    assert second["message"] == "connecting to http://[hidden]@host"
+
+
+def test_exceptions_are_told_without_their_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json"), "api")
+    try:
+        raise ValueError(f"bad token {TOKEN}")
+    except ValueError:
+        structlog.get_logger("api").exception("failed")
+    (line,) = lines(capsys)
+    assert "ValueError: bad token [hidden]" in line["exception"]
+    assert TOKEN not in json.dumps(line)
+
+
+def test_libraries_that_chatter_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json", log_level="info"), "api")
+    logging.getLogger("aiokafka.cluster").info("metadata updated")
+    logging.getLogger("uvicorn.access").info("GET /")
+    structlog.get_logger("api").debug("hidden by its level")
+    assert lines(capsys) == []
+
+
+def test_on_a_terminal_a_line_is_read_by_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="console"), "worker")
+    structlog.get_logger("worker").info("epoch done", epoch=3)
+    said = capsys.readouterr().err
+    assert "worker" in said
+    assert "epoch done" in said
+    assert "epoch=3" in said
