@@ -8,117 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from adapters.object_store import ObjectStore
-from domain.events import (
-    AttemptEvent,
-    AttemptLost,
-    AttemptStarted,
-    Checkpoint,
-    CheckpointSaved,
-    EpochCompleted,
-    JobFailed,
-)
+from domain.events import AttemptEvent, AttemptLost, AttemptStarted, Checkpoint, JobFailed
 from domain.job import Job
 from workers import endings
-from workers.attempt_records import AttemptRecords, UnusableReport
+from workers.attempt_records import AttemptRecords
 from workers.checkpoint_janitor import CheckpointJanitor, newest_present
-from workers.child_messages import (
-    CheckpointWritten,
-    EpochDone,
-    Failed,
-    Go,
-    Leave,
-    Left,
-    Logged,
-    ModelWritten,
-    Prepared,
-    StepMeasured,
-    ToChild,
-    ToWorker,
-    Train,
-)
-from workers.child_process import Ended
-from workers.devices import Devices
+from workers.child_messages import Failed, Go, Leave, Train
+from workers.child_reports import ChildReports
 from workers.endings import Ending
-from workers.last_words import LastWords
 from workers.measurements import Measurements
 from workers.process_usage import ProcessUsage
 from workers.standing import Standing, standing
-from workers.steady_producer import SteadyProducer
-from workers.trainer_note import TrainerNote, new_scratch, remove_scratch
+from workers.surroundings import Child, Surroundings
+from workers.trainer_note import new_scratch, remove_scratch
 
 CHILD_SECONDS = 60.0
 """How long a child may take to be there; normally one waits."""
-LAST_WORD_SECONDS = 5.0
+GOES_BY_ITSELF = 1.0
 """How long a child may live on after its last word."""
+DIES_IN = 10.0
+"""How long a killed process may take to be gone, and its device free."""
 USAGE_SECONDS = 2.0
-SAY_EPOCHS_EVERY = 5.0
-
-
-class Child(Protocol):
-    """A training child; `workers.warm_child` has the real one."""
-
-    pid: int
-
-    async def send(self, message: ToChild) -> None:
-        """Say something to it."""
-
-    async def receive(self) -> ToWorker | None:
-        """What it says; None once it is gone."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    async def wait(self) -> Ended:
-        """How it ended."""
-
-    async def close(self) -> None:
-        """Drop the connection."""
-
-
-class Children(Protocol):
-    """Where children come from."""
-
-    async def start(self) -> None:
-        """Begin to have some."""
-
-    async def until_waiting(self) -> None:
-        """Return once one waits."""
-
-    async def take(self) -> Child:
-        """One that waits for its job."""
-
-    async def close(self) -> None:
-        """End them all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What an attempt works with; the worker's own, the same for all its attempts."""
-
-    worker: str
-    children: Children
-    log: SteadyProducer
-    events_topic: str
-    measurements: SteadyProducer
-    telemetry_topic: str
-    store: ObjectStore
-    store_url: str
-    devices: Devices
-    note: TrainerNote
-    state: Path | None
-    device: str | None
-    threads: int
-    lease_seconds: float
-    grace_seconds: float
 
 
 class Attempt:
@@ -140,18 +56,16 @@ class Attempt:
             around.measurements, around.telemetry_topic, workspace=workspace, job_id=job.id, attempt=number
         )
         self._janitor = CheckpointJanitor(around.store, job.id)
-        self._words = LastWords()
+        self._reports = ChildReports(number, around.worker, job.spec.epochs, self._records, self._measurements)
         self._child: Child | None = None
         self._claimed = False
         self._granted = asyncio.Event()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
-        self._heard_all = asyncio.Event()
         self._grace = around.grace_seconds
         self._gone = False
         self._ending: AttemptEvent | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._said_epoch_at = 0.0
         self._log = structlog.get_logger("worker").bind(job=job.id, attempt=number)
 
     # --- what the worker tells it ------------------------------------------------------------------------------------
@@ -241,6 +155,9 @@ class Attempt:
         finally:
             await self._release_child()
             await asyncio.to_thread(remove_scratch, scratch)
+        if self.number > 1:
+            # The holder before us may have been alive for a while, and saving, after it was given up on.
+            await self._janitor.sweep(self._job)
 
     async def _claim(self) -> None:
         claim = await self._records.put(
@@ -266,92 +183,45 @@ class Attempt:
             return Ending(said=said, ended=None, told_to_leave=False)
         self._spawn(self._watch(child.pid))
         await child.send(self._order(scratch))
-        listening = asyncio.create_task(self._listen(child))
+        listening = asyncio.create_task(self._reports.listen(child, self.job_id))
         try:
             await self._granted.wait()
             self._spawn(self._measurements.run())
-            if listening.done():
-                return await listening  # It could not even prepare.
-            if self._leaving.is_set():
+            if self._leaving.is_set() and not listening.done():
                 child.kill()
                 return Ending(said=None, ended=None, told_to_leave=True)
-            await child.send(Go())
-            self._log.info(
-                "training", name=self._job.spec.name, recipe=self._job.spec.recipe, after_epoch=self._job.epoch
-            )
-            with contextlib.suppress(OSError):
-                self._around.note.write(child.pid, self.job_id)
-            self._spawn(self._usher_out(child))
-            return await listening
+            if not listening.done():  # Else it could not even prepare.
+                await self._let_go(child)
+            said, ended = await listening
+            return Ending(said=said, ended=ended, told_to_leave=self._leaving.is_set())
         finally:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listening
 
+    async def _let_go(self, child: Child) -> None:
+        await child.send(Go())
+        spec = self._job.spec
+        self._log.info("training", name=spec.name, recipe=spec.recipe, after_epoch=self._job.epoch)
+        with contextlib.suppress(OSError):
+            self._around.note.write(child.pid, self.job_id)
+        self._spawn(self._usher_out(child))
+
     async def _usher_out(self, child: Child) -> None:
         await self._leaving.wait()
         await child.send(Leave())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._heard_all.wait(), self._grace)
+            await asyncio.wait_for(self._reports.heard_all.wait(), self._grace)
             return
         self._log.warning("the training did not leave in time and is killed", grace_seconds=self._grace)
         child.kill()
-
-    async def _listen(self, child: Child) -> Ending:
-        """Relay what the child says until its last word."""
-        said: ModelWritten | Failed | Left | None = None
-        while said is None and (message := await child.receive()) is not None:
-            match message:
-                case ModelWritten() | Failed() | Left():
-                    said = message
-                case _:
-                    try:
-                        await self._relay(message)
-                    except UnusableReport as error:
-                        said = Failed(code="unusable_report", exception=type(error).__name__, text=str(error))
-                        child.kill()
-        self._heard_all.set()
-        ended = await self._last_lines(child) if said is None or isinstance(said, Failed) else None
-        return Ending(said=said, ended=ended, told_to_leave=self._leaving.is_set())
-
-    async def _last_lines(self, child: Child) -> Ended | None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORD_SECONDS):
-                while (message := await child.receive()) is not None:
-                    if isinstance(message, Logged):
-                        await self._relay(message)
-                return await child.wait()
-        return None
-
-    async def _relay(self, message: ToWorker) -> None:
-        attempt, worker = self.number, self._around.worker
-        match message:
-            case EpochDone(epoch=epoch, metrics=metrics, seconds=seconds):
-                self._say_epoch(epoch, metrics.get("loss"))
-                await self._records.put(
-                    EpochCompleted(attempt=attempt, worker=worker, epoch=epoch, metrics=metrics, seconds=seconds)
-                )
-            case CheckpointWritten(epoch=epoch, step=step, uri=uri, sha256=sha256, best=best):
-                await self._records.put(
-                    CheckpointSaved(
-                        attempt=attempt, worker=worker, epoch=epoch, step=step, uri=uri, sha256=sha256, best=best
-                    )
-                )
-            case StepMeasured():
-                self._measurements.step(message)
-            case Logged():
-                self._words.add(message)
-                self._measurements.line(message)
-            case Prepared():
-                self._log.debug("prepared")
 
     async def _end(self, ending: Ending) -> None:
         """Report how it ended; returns when the log has it."""
         log = None
         if ending.is_bad:
-            said = ending.said if isinstance(ending.said, Failed) else None
-            text = self._words.text(said, _how(ending.ended))
-            log = await self._words.keep(self._around.store, f"jobs/{self.job_id}/{self.number}", text)
+            words = self._reports.words
+            log = await words.keep(self._around.store, f"jobs/{self.job_id}/{self.number}", words.text(ending))
         # All that went before counts first; and what is wanted may change until the end is written.
         await self._records.flush()
         self._ending = endings.record_of(
@@ -370,9 +240,6 @@ class Attempt:
         await self._records.flush()
         self._gone = True
         self._say_ended(self._ending)
-        if self.number > 1:
-            # The holder before us may have been alive for a while, and saving, after it was given up on.
-            await self._janitor.sweep(self._job)
 
     # --- around it ---------------------------------------------------------------------------------------------------
 
@@ -410,10 +277,10 @@ class Attempt:
         if self._ending is not None:
             # It has said its last word, as a rule, and goes by itself.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.wait(), 1.0)
+                await asyncio.wait_for(child.wait(), GOES_BY_ITSELF)
         child.kill()
         try:
-            await asyncio.wait_for(child.wait(), 2 * LAST_WORD_SECONDS)
+            await asyncio.wait_for(child.wait(), DIES_IN)
         except TimeoutError:
             self._log.error("the training process cannot be killed", pid=child.pid)
         await child.close()
@@ -428,11 +295,6 @@ class Attempt:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("a part of the attempt failed", exc_info=error)
 
-    def _say_epoch(self, epoch: int, loss: float | None) -> None:
-        if time.monotonic() - self._said_epoch_at >= SAY_EPOCHS_EVERY:
-            self._said_epoch_at = time.monotonic()
-            self._log.info("epoch done", epoch=epoch, epochs=self._job.spec.epochs, loss=loss)
-
     def _say_lost(self) -> None:
         if self._ending is not None:
             self._say_ended(self._ending)
@@ -446,12 +308,3 @@ class Attempt:
         say = self._log.warning if bad else self._log.info
         details = {name: value for name in ("reason", "code", "last_epoch") if (value := getattr(event, name, None))}
         say("the attempt has ended", record=type(event).__name__, **details)
-
-
-def _how(ended: Ended | None) -> str:
-    if ended is None:
-        return ""
-    if ended.signal is not None:
-        memory = ", probably for memory" if ended.out_of_memory else ""
-        return f"The training process was ended by signal {ended.signal.name}{memory}."
-    return f"The training process ended with status {ended.code}."

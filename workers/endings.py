@@ -32,11 +32,15 @@ SURROUNDINGS: dict[str, LossReason] = {
 }
 
 
+LastWord = ModelWritten | Failed | Left
+"""After one of these a child says nothing more that counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """What is known when the child is gone, or has said its last word."""
 
-    said: ModelWritten | Failed | Left | None
+    said: LastWord | None
     ended: Ended | None
     """None while it still runs after its last word."""
     told_to_leave: bool

@@ -12,6 +12,8 @@ from uuid_utils import uuid7
 from adapters.object_store import ObjectStore, StoreUnavailable
 from domain.events import ObjectRef
 from workers.child_messages import Failed, Logged
+from workers.child_process import Ended
+from workers.endings import Ending
 
 LINES = 200
 STORE_SECONDS = 5.0
@@ -29,9 +31,10 @@ class LastWords:
         """One more line."""
         self._lines.append(logged.text)
 
-    def text(self, said: Failed | None, how: str) -> str:
+    def text(self, ending: Ending) -> str:
         """The whole text: lines, the error with its traceback, and how the process ended."""
-        parts = ["\n".join(self._lines), said.text.rstrip() if said is not None else "", how]
+        error = ending.said.text.rstrip() if isinstance(ending.said, Failed) else ""
+        parts = ["\n".join(self._lines), error, _how(ending.ended)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     async def keep(self, store: ObjectStore, folder: str, text: str) -> ObjectRef | None:
@@ -47,3 +50,12 @@ class LastWords:
             )
             return None
         return ObjectRef(uri=key, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _how(ended: Ended | None) -> str:
+    if ended is None:
+        return ""
+    if ended.signal is not None:
+        memory = ", probably for memory" if ended.out_of_memory else ""
+        return f"The training process was ended by signal {ended.signal.name}{memory}."
+    return f"The training process ended with status {ended.code}."

@@ -21,19 +21,18 @@ from adapters.kafka import topic_name
 from adapters.object_store import ObjectStore
 from adapters.settings import Settings
 from domain.events import AttemptLost, Checkpoint
-from domain.job import Job, Status
 from recipes import catalog
 from schemas.heartbeat import Heartbeat, Running
-from schemas.tables import OpenJob
 from schemas.topics import EVENTS, HEARTBEATS, JOBS, TELEMETRY
-from workers.attempt import Attempt, Children, Surroundings
+from workers.attempt import Attempt
 from workers.attempt_records import AttemptRecords
-from workers.claim_choice import IdleWorker, Opening, choose
+from workers.claim_choice import IdleWorker, choose
 from workers.colleagues import BrokerClock, Colleagues
 from workers.devices import Devices
-from workers.job_table import JobTable
+from workers.open_jobs import OpenJobs
 from workers.pulse import Pulse
 from workers.steady_producer import SteadyProducer, quieten_client
+from workers.surroundings import Children, Surroundings
 from workers.tail import Tail
 from workers.trainer_note import TrainerNote, remove_abandoned_scratch
 from workers.warm_child import WarmChildren
@@ -77,7 +76,7 @@ class Worker:
         self._recipes = frozenset((spec.name, spec.version) for spec in catalog.recipes().values())
         self._clock = BrokerClock()
         self._colleagues = Colleagues(self.id, self._lease, self._clock)
-        self._table: JobTable[OpenJob] = JobTable(lambda row: row)
+        self._open = OpenJobs(self.id, self._now)
         self._jobs = Tail(settings.kafka, JOBS, self._on_rows)
         self._beats = Tail(settings.kafka, HEARTBEATS, self._on_beats)
         self._pulse = Pulse(
@@ -89,15 +88,8 @@ class Worker:
         )
         self._started_at = int(time.time() * 1000)
         self._host = socket.gethostname()
-        self._seen_at: dict[str, int] = {}
-        self._holders: dict[str, tuple[str, int]] = {}
-        """Job → (worker, attempt), of every attempt that is running somewhere."""
-        self._ours: set[tuple[str, int]] = set()
-        """(job, attempt) of those that the table shows as ours."""
         self._claims: OrderedDict[tuple[str, int], Checkpoint | None] = OrderedDict()
         """What this process has claimed, and from which checkpoint: a grant may come after we gave up on a claim."""
-        self._in_vain: dict[str, int] = {}
-        """Job → version of its row when a claim was refused: not claimed again while it stays the same."""
         self._over: dict[tuple[str, int], float] = {}
         """Attempts whose end is in the log, while the table still shows them as ours; and since when."""
         self._attempt: Attempt | None = None
@@ -165,32 +157,10 @@ class Worker:
     # --- what arrives ------------------------------------------------------------------------------------------------
 
     def _on_rows(self, records: Sequence[Any]) -> None:
-        for job_id in self._table.apply(records):
-            self._note_row(job_id)
+        for job_id in self._open.apply(records):
+            if self._attempt is not None and self._attempt.job_id == job_id:
+                self._attempt.see(self._open.job(job_id), self._open.version_of(job_id))
         self._reconcile()
-
-    def _note_row(self, job_id: str) -> None:
-        row = self._table.rows.get(job_id)
-        job = row.value.job if row is not None else None
-        if job is not None and job.status is Status.QUEUED:
-            self._seen_at.setdefault(job_id, self._now())
-        else:
-            self._seen_at.pop(job_id, None)
-        self._note_holder(job_id, job)
-        if row is None or self._in_vain.get(job_id, row.version) != row.version:
-            self._in_vain.pop(job_id, None)
-        if self._attempt is not None and self._attempt.job_id == job_id:
-            self._attempt.see(job, self._table.version_of(job_id))
-
-    def _note_holder(self, job_id: str, job: Job | None) -> None:
-        before = self._holders.pop(job_id, None)
-        if before is not None:
-            self._ours.discard((job_id, before[1]))
-        if job is None or job.worker is None:
-            return
-        self._holders[job_id] = (job.worker, job.attempt)
-        if job.worker == self.id:
-            self._ours.add((job_id, job.attempt))
 
     def _on_beats(self, records: Sequence[Any]) -> None:
         if self._colleagues.apply(records):
@@ -215,7 +185,7 @@ class Worker:
         await self._children.until_waiting()
         self._ready = True
         self._pulse.soon()
-        self._log.info("ready", open_jobs=len(self._table.rows))
+        self._log.info("ready", open_jobs=len(self._open))
         self._reconcile()
 
     # --- what to do about it -----------------------------------------------------------------------------------------
@@ -229,10 +199,8 @@ class Worker:
 
     def _see_to_grants(self) -> None:
         """Every attempt that the table shows as ours is run, or given back."""
-        if not self._ours and not self._over:
-            return
-        self._over = {key: at for key, at in self._over.items() if key in self._ours}
-        for job_id, attempt in sorted(self._ours):
+        self._over = {key: at for key, at in self._over.items() if key in self._open.ours}
+        for job_id, attempt in sorted(self._open.ours):
             if self._attempt is not None and (self._attempt.job_id, self._attempt.number) == (job_id, attempt):
                 continue
             since = self._over.get((job_id, attempt))
@@ -249,31 +217,20 @@ class Worker:
         return self._ready and self._colleagues.own_sequence > 0
 
     def _claim_next(self) -> None:
-        holding = {worker for worker, _ in self._holders.values()}
-        others = [worker for worker in self._colleagues.idle(holding) if worker.id != self.id]
-        idle = [*others, IdleWorker(self.id, self._recipes)]
-        choice = choose(self._openings(), idle, self.id, self._now())
-        if choice.job_id is not None:
-            job = self._table.rows[choice.job_id].value.job
-            self._begin(choice.job_id, job.attempt + 1, granted=False)
+        openings = self._open.openings(self._colleagues.claiming())
+        if not openings:
+            return
+        idle = [*self._colleagues.idle(self._open.holding()), IdleWorker(self.id, self._recipes)]
+        choice = choose(openings, idle, self.id, self._now())
+        job = self._open.job(choice.job_id) if choice.job_id is not None else None
+        if job is not None:
+            self._begin(job.id, job.attempt + 1, granted=False)
         elif choice.again_at is not None:
             self._wake_at(choice.again_at)
 
-    def _openings(self) -> list[Opening]:
-        claiming = self._colleagues.claiming()
-        openings, now = [], self._now()
-        for job_id, seen_at in list(self._seen_at.items()):
-            if seen_at == 0:  # It was there before we knew the time: for us it begins to wait now.
-                seen_at = self._seen_at[job_id] = now
-            job = self._table.rows[job_id].value.job
-            if job_id in self._in_vain or (job_id, job.attempt + 1) in claiming:
-                continue
-            recipe = (job.spec.recipe, job.spec.recipe_version)
-            openings.append(Opening(job_id, job.priority, job.requested_at, recipe, job.not_before, seen_at))
-        return openings
-
     def _begin(self, job_id: str, number: int, *, granted: bool) -> None:
-        row = self._table.rows[job_id]
+        row = self._open.row(job_id)
+        assert row is not None
         attempt = self._attempt = Attempt(self._around, row.value.workspace, row.value.job, number)
         if granted:
             attempt.start = self._claims.get((job_id, number))
@@ -301,14 +258,14 @@ class Worker:
         if attempt.has_ended:
             self._over[key] = time.monotonic()
             asyncio.get_running_loop().call_later(REASSERTED_AFTER + 0.1, self._reconcile)
-        if not attempt.is_granted and attempt.job_id in self._table.rows:
-            self._in_vain[attempt.job_id] = self._table.version_of(attempt.job_id)
+        if not attempt.is_granted:
+            self._open.claimed_in_vain(attempt.job_id)
         self._attempt = self._running = None
         self._pulse.soon()
         asyncio.get_running_loop().call_soon(self._reconcile)
 
     async def _give_back(self, job_id: str, number: int) -> None:
-        row = self._table.rows.get(job_id)
+        row = self._open.row(job_id)
         if row is None:
             return
         self._log.warning("giving back an attempt that the table shows as ours", job=job_id, attempt=number)
