@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import workers.worker
 from domain.events import AttemptLost, AttemptStarted, EpochCompleted
 from domain.job import Status
 from ops.embedded import AskedPorts, choose_ports, kafka_of
@@ -16,7 +17,10 @@ from ops.keeper import Keeper
 from ops.state_folder import StateFolder
 from tests.workers.conftest import installed
 from tests.workers.installation import LEASE, Installation
+from tests.workers.scripted_children import ScriptedChildren
 from tests.workers.small_projector import SmallProjector
+from workers.child_messages import EpochDone, Leave
+from workers.worker import Worker
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -73,18 +77,26 @@ async def test_training_goes_on_while_the_broker_is_away_and_everything_is_repor
 
 
 async def test_a_worker_that_is_told_to_go_while_the_broker_is_away_goes_in_time(
-    own: Installation, broker: tuple[Keeper, dict[str, str]]
+    own: Installation, broker: tuple[Keeper, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(workers.worker, "WORKER_LEAVES_IN", 5.0)
     keeper, _ = broker
+    children = ScriptedChildren()
+    worker, stop = Worker(own.settings, children), asyncio.Event()
     async with SmallProjector(own.settings.kafka) as projector:
-        supervisor, worker = own.start("supervisor"), own.start("worker")
-        job_id = await own.request({"epochs": 3, "permits": own.permits(1)})
-        await projector.until(lambda: (job := projector.job(job_id)) and job.worker and job.epoch == 1, 200)
+        supervisor = own.start("supervisor")
+        working = asyncio.create_task(worker.run(stop))
+        job_id = await own.request({"epochs": 3}, recipe="tabular")
+        child = await children.until_taken(1)
+        child.says(EpochDone(epoch=1, metrics={"loss": 1.0}, seconds=0.1))
+        await projector.until(lambda: (job := projector.job(job_id)) and job.worker and job.epoch == 1)
         await keeper.stop()
-        worker.send(signal.SIGTERM)
-        assert await worker.until_ended(20) == 0
+        stop.set()
+        await asyncio.wait_for(working, 15)
+        assert Leave() in child.heard
+        await worker.close()
         await keeper.start()
-        await projector.until(lambda: projector.records(job_id, AttemptLost), 20 * LEASE)
+        await projector.until(lambda: projector.records(job_id, AttemptLost), 30 * LEASE)
         assert supervisor.process.poll() is None
         job = projector.job(job_id)
         assert job is not None
