@@ -27,11 +27,12 @@ from api.accounts.passwords import Hasher
 from api.accounts.sessions import Sessions
 from api.accounts.throttle import Throttle
 from api.accounts.tokens import Tokens
-from api.catalog import Catalog, Kept
+from api.catalog import Catalog
 from api.connections import BoundedHttp
 from api.entry import Entry
 from api.health import Gate, Health, LogProbe
-from api.job_answers import job_answer
+from api.job_answers import ListedJobs, job_answer
+from api.kept import Kept
 from api.listener import Listener
 from api.live import UVICORN_OPTIONS, Relay
 from api.proposals import Proposals
@@ -115,7 +116,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
 
     pool = await patiently(
         "database",
-        lambda: create_pool(settings.database, name="api", init=remember, timeout=_CONNECT_SECONDS),
+        lambda: create_pool(settings.database, name="api", init=remember, reset=_as_it_is, timeout=_CONNECT_SECONDS),
         is_outage,
     )
     stack.push_async_callback(_close_pool, pool)
@@ -150,6 +151,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
         versions=versions,
         proposals=Proposals(settings, appender, Verdicts(pool, commits), Gate(probe)),
         catalog=catalog,
+        listed=ListedJobs(),
         store=store,
         profiler=profiler,
         checksums=Kept(10_000),
@@ -269,6 +271,10 @@ async def _stop_producer(made: Any) -> None:
     with contextlib.suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(3.0):
             await made.stop()
+
+
+async def _as_it_is(_connection: Any) -> None:
+    """Our statements leave nothing in a session, so the round trip that would clean it after each of them is saved."""
 
 
 async def _close_pool(pool: Any) -> None:

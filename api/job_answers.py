@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from api.answers import maybe_moment, moment
+from api.kept import Kept
 from domain.events import JobRequested
 from domain.job import Job, JobError
 from schemas import job_view
 from schemas.job_view import ModelRef
 
+_LISTED_BYTES = 4 * 1024 * 1024
+_job = msgspec.json.Decoder(Job)
+_encode = msgspec.json.Encoder().encode
 _ERRORS = {
     "exception": "The training function raised an exception",
     "unusable_data": "The dataset cannot be trained on as asked",
@@ -95,6 +99,22 @@ def job_answer(job: Job, log: str | None = None) -> JobAnswer:
         model=seen.model or msgspec.UNSET,
         error=_error(job.error, log) if job.error else msgspec.UNSET,
     )
+
+
+class ListedJobs:
+    """Jobs as lists show them, encoded. An answer depends on the job's stored state alone, so it is kept by that: of the
+    rows of a page that is asked for again, few have changed."""
+
+    def __init__(self) -> None:
+        self._encoded: Kept[bytes, bytes] = Kept(_LISTED_BYTES)
+
+    def page(self, states: Iterable[bytes]) -> bytes:
+        """The JSON array of the jobs in these states."""
+        return b"[" + b",".join(self._encoded.get(state) or self._encode(state) for state in states) + b"]"
+
+    def _encode(self, state: bytes) -> bytes:
+        encoded = _encode(job_answer(_job.decode(state)))
+        return self._encoded.put(state, encoded, len(state) + len(encoded))
 
 
 def _error(error: JobError, log: str | None) -> ErrorAnswer:

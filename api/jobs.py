@@ -84,9 +84,12 @@ async def list_jobs(
     services = await services_of(request)
     version = await services.versions.current(caller.workspace)
     before = read_cursor(cursor)
-    found = await queries.jobs_page(services.pool, caller.workspace, status=status, limit=limit + 1, before=before)
-    more = link(request, found[limit - 1].requested_version) if len(found) > limit else {}
-    return answered(request, [job_answer(row.job) for row in found[:limit]], version=version, headers=more)
+    found = await queries.job_states_page(
+        services.pool, caller.workspace, status=status, limit=limit + 1, before=before
+    )
+    more = link(request, found[limit - 1][1]) if len(found) > limit else {}
+    page = services.listed.page(state for state, _ in found[:limit])
+    return answered(request, page, version=version, headers=more)
 
 
 @router.post("/train/stop", responses=STEERED)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from api.accounts.passwords import Hasher
     from api.accounts.sessions import Sessions
     from api.accounts.throttle import Throttle
-    from api.catalog import Catalog, Kept
+    from api.catalog import Catalog
     from api.health import Health
+    from api.job_answers import ListedJobs
+    from api.kept import Kept
     from api.listener import Listener
     from api.live import Relay
     from api.proposals import Proposals
@@ -39,6 +41,7 @@ class Services:
     versions: Versions
     proposals: Proposals
     catalog: Catalog
+    listed: ListedJobs
     store: ObjectStore
     profiler: Profiler
     checksums: Kept[str, int]

@@ -96,6 +96,14 @@ async def jobs_page(
     source: Any, workspace: str, *, limit: int, before: int | None = None, status: str | None = None
 ) -> list[JobRow]:
     """Jobs, all or of one status."""
+    rows = await job_states_page(source, workspace, limit=limit, before=before, status=status)
+    return [JobRow(_job.decode(state), requested_version) for state, requested_version in rows]
+
+
+async def job_states_page(
+    source: Any, workspace: str, *, limit: int, before: int | None = None, status: str | None = None
+) -> list[tuple[bytes, int]]:
+    """The same, each job as the JSON of `domain.job.Job`, for whoever keeps what it made of it; and its requested version."""
     # Two statements, each with its own index: one with "OR status IS NULL" in it would be planned for neither.
     if status is None:
         rows = await source.fetch(
@@ -114,7 +122,7 @@ async def jobs_page(
             limit,
             status,
         )
-    return [JobRow(_job.decode(row[0]), row[1]) for row in rows]
+    return [(row[0], row[1]) for row in rows]
 
 
 async def history(source: Any, workspace: str, job: Job) -> list[EpochRow]:
