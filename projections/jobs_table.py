@@ -22,6 +22,7 @@ from adapters.kafka import consumer, topic_name
 from adapters.postgres import is_outage
 from adapters.settings import KafkaSettings
 from projections.reading import home
+from projections.trouble import Trouble
 from schemas.facts import VERSION_HEADER, WORKSPACE_HEADER
 from schemas.topics import JOBS
 
@@ -56,12 +57,19 @@ class _Seen:
 class JobsTable:
     """What the topic holds, as far as it was read. `show` is told of rows that must be published again."""
 
-    def __init__(self, settings: KafkaSettings, pool: asyncpg.Pool, show: Callable[[Iterable[JobKey]], None]) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        pool: asyncpg.Pool,
+        show: Callable[[Iterable[JobKey]], None],
+        trouble: Trouble,
+    ) -> None:
         self.whole = 0
         """How often it was read whole: after each, every partition compares its jobs with it once."""
         self._settings = settings
         self._pool = pool
         self._show = show
+        self._trouble = trouble
         self._open: dict[str, _Seen] = {}
         self._over: OrderedDict[str, _Seen] = OrderedDict()
         self._doubted: dict[str, _Seen] = {}
@@ -74,7 +82,7 @@ class JobsTable:
                 await self._follow()
             except Exception as error:
                 if isinstance(error, KafkaError) or is_outage(error):
-                    log.warning("table_is_away", error=f"{type(error).__name__}: {error}")
+                    self._trouble.tell("table_is_away", error)
                 else:
                     log.error("unexpected", exc_info=error)
                 await asyncio.sleep(_PAUSE_SECONDS)

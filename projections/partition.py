@@ -26,6 +26,7 @@ from projections.log_check import LogDiverged, Unreadable, check
 from projections.memory import Memory
 from projections.publishing import Publisher
 from projections.republishing import publish_again
+from projections.trouble import Trouble
 from projections.writing import LostRace, store_published, write
 from schemas.topics import EVENTS
 
@@ -57,6 +58,7 @@ class Common:
     memory_keys: Callable[[], int]
     """How many keys one partition may keep in memory when idle."""
     table: JobsTable
+    trouble: Trouble
 
 
 @dataclass(slots=True)
@@ -125,11 +127,11 @@ class Partition:
             case LostRace() | ForeignCursor():
                 self._log.info("starts_over", reason=str(error))
             case Reconnected():
-                self._log.info("reconnected")
+                self._log.debug("reconnected")
             case KafkaError() | Unreadable() | Stalled():
-                self._log.warning("kafka_is_away", error=f"{type(error).__name__}: {error}")
+                self._common.trouble.tell("kafka_is_away", error, partition=self.number)
             case _ if is_outage(error):
-                self._log.warning("postgres_is_away", error=f"{type(error).__name__}: {error}")
+                self._common.trouble.tell("postgres_is_away", error, partition=self.number)
             case _:
                 self._log.error("unexpected", exc_info=error)
 

@@ -23,6 +23,7 @@ from projections.kafka_clients import Producers
 from projections.ownership import Ownership
 from projections.partition import Common, Partition
 from projections.reading import home
+from projections.trouble import Trouble
 from schemas.topics import EVENTS
 
 IN_HAND_BYTES = 12 * 1024 * 1024
@@ -43,7 +44,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if stop.is_set():
         return
     gc.freeze()
-    pool = await create_pool(settings.database, name="projector", plans=_PLANS)
+    pool = await create_pool(settings.database, name="projector", plans=_PLANS, min_size=0)
     producers = Producers(settings.kafka)
     projector = Projector(settings, pool, producers, stop)
     log.info("projector_started")
@@ -57,6 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _ready(settings: Settings, stop: asyncio.Event) -> None:
     """Wait until both servers answer, and see that they are as this build needs them."""
+    trouble = Trouble()
     while not stop.is_set():
         try:
             await check_schema(settings.database.url.get_secret_value())
@@ -64,7 +66,7 @@ async def _ready(settings: Settings, stop: asyncio.Event) -> None:
         except Exception as error:
             if not (is_outage(error) or isinstance(error, KafkaError)):
                 raise
-            log.warning("waiting_for_servers", error=f"{type(error).__name__}: {error}")
+            trouble.tell("waiting_for_servers", error)
             await _sleep(stop, _PAUSE_SECONDS)
         else:
             return
@@ -94,17 +96,20 @@ class Projector:
         self._health = Health()
         self._broken: set[int] = set()
         """Partitions that this build cannot judge any further; a mended one may, so they are left to it."""
+        trouble = Trouble()
         self._common = Common(
             pool=pool,
             kafka=settings.kafka,
             producers=producers,
             budget=Budget(IN_HAND_BYTES),
             memory_keys=lambda: MEMORY_KEYS // max(1, len(self._running)),
-            table=JobsTable(settings.kafka, pool, self._show),
+            table=JobsTable(settings.kafka, pool, self._show, trouble),
+            trouble=trouble,
         )
 
     async def run(self) -> None:
         """Until told to stop. Raises `LogDiverged`."""
+        trouble = self._common.trouble
         following = asyncio.create_task(self._common.table.run())
         try:
             while not self._stop.is_set():
@@ -113,7 +118,7 @@ class Projector:
                 except Exception as error:
                     if not is_outage(error):
                         raise
-                    log.warning("locks_lost", error=f"{type(error).__name__}: {error}")
+                    trouble.tell("locks_lost", error)
                     await self._end(list(self._running))
                     await _sleep(self._stop, _PAUSE_SECONDS)
         finally:

@@ -54,7 +54,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 if pool is None:
                     await check_schema(settings.database.url.get_secret_value())
                     await check_topics(settings.kafka)
-                    pool = await create_pool(settings.database, name="telemetry", size=2)
+                    pool = await create_pool(settings.database, name="telemetry", size=2, min_size=0)
                 await _consume(Sink(pool, stop), settings.kafka, stop)
                 pause = _FIRST_PAUSE
             except Exception as error:

@@ -20,7 +20,7 @@ from projections.projector import run
 from schemas.topics import EVENTS, Topic
 from tests.projections.records import Written
 
-DEADLINE = 25.0
+DEADLINE = 60.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
