@@ -21,6 +21,8 @@ from schemas.topics import DEADLETTER, EVENTS, FACTS, JOBS
 
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Key, value, headers."""
+MAX_DEAD_BYTES = 1024 * 1024
+"""A dead letter holds no more of a value than this."""
 
 
 @lru_cache(maxsize=16_384)
@@ -61,11 +63,13 @@ class Publisher:
                 sends.create_task(self._send(self._jobs, partition, messages))
 
     async def dead_letters(self, partition: int, journal: Sequence[Row], errors: Mapping[int, str]) -> None:
-        """Copies of the records that could not be decoded, with where they lie and why."""
+        """Copies of the records that could not be decoded, with where they lie and why; the journal has long ones whole."""
         for row in journal:
             if row[REFUSAL] != "undecodable":
                 continue
             key, value = row[KEY], row[VALUE]
+            if value is not None and len(value) > MAX_DEAD_BYTES:
+                value = value[:MAX_DEAD_BYTES]  # A compressed batch may have held more than any batch of ours can.
             headers = [
                 ("topic", self._log.encode()),
                 ("partition", b"%d" % partition),

@@ -179,8 +179,8 @@ class Attempt:
                 child = self._child = await self._around.children.take()
         except TimeoutError:
             await self._granted.wait()
-            said = Failed(code="no_child", exception=None, text="no training process could be started")
-            return Ending(said=said, ended=None, told_to_leave=False)
+            nobody = Failed(code="no_child", exception=None, text="no training process could be started")
+            return Ending(said=nobody, ended=None, told_to_leave=False)
         self._spawn(self._watch(child.pid))
         await child.send(self._order(scratch))
         listening = asyncio.create_task(self._reports.listen(child, self.job_id))

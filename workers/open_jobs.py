@@ -58,9 +58,14 @@ class OpenJobs:
         return {worker for worker, _ in self._holders.values()}
 
     def claimed_in_vain(self, job_id: str) -> None:
-        """Leave the job alone until its row changes."""
+        """Leave the job alone until its row changes, or `try_again` is called."""
         if job_id in self._table.rows:
             self._in_vain[job_id] = self._table.version_of(job_id)
+
+    def try_again(self, job_id: str) -> None:
+        """Claim the job again though its row is the same: a row that came while the claim was under way, and was no
+        answer to it, must not keep us away from the job for ever."""
+        self._in_vain.pop(job_id, None)
 
     def openings(self, claiming: set[Key]) -> list[Opening]:
         """What could be claimed. `claiming` are attempts that others are claiming at this moment."""

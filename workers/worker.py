@@ -260,9 +260,15 @@ class Worker:
             asyncio.get_running_loop().call_later(REASSERTED_AFTER + 0.1, self._reconcile)
         if not attempt.is_granted:
             self._open.claimed_in_vain(attempt.job_id)
+            lease = self._settings.worker.lease_seconds
+            asyncio.get_running_loop().call_later(lease, self._try_again, attempt.job_id)
         self._attempt = self._running = None
         self._pulse.soon()
         asyncio.get_running_loop().call_soon(self._reconcile)
+
+    def _try_again(self, job_id: str) -> None:
+        self._open.try_again(job_id)
+        self._reconcile()
 
     async def _give_back(self, job_id: str, number: int) -> None:
         row = self._open.row(job_id)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from adapters.kafka import partition_of
+from adapters.kafka import partition_of, producer, topic_name
+from projections.publishing import MAX_DEAD_BYTES
 from schemas.topics import DEADLETTER, EVENTS
 from tests.projections.fold import compare, fold_of, stored
 from tests.projections.platform import Log, project
@@ -119,6 +120,25 @@ async def test_what_cannot_be_decoded_is_copied_to_the_dead_letters(log: Log) ->
         assert headers["partition"] == b"%d" % HOME
         assert values[int(headers["offset"])] == record.value
         assert headers["error"]
+
+
+async def test_a_value_longer_than_any_batch_of_ours_stops_nothing(log: Log) -> None:
+    """The broker's limit is on the compressed batch, so a few kilobytes can bring a value of any length."""
+    settings = log.settings.kafka
+    packed = producer(settings, compression_type="gzip", max_request_size=64 * 2**20, max_batch_size=64 * 2**20)
+    await packed.start()
+    try:
+        await packed.send_and_wait(topic_name(settings, EVENTS), b"x" * 9 * 2**20, key=TEAM, partition=HOME)
+    finally:
+        await packed.stop()
+    await log.write(one_job("team"))
+    await project(log)
+    [dead] = await log.read(DEADLETTER)
+    assert dead.value == b"x" * MAX_DEAD_BYTES
+    assert (
+        await log.database.fetchval("SELECT length(value) FROM log.journal WHERE refusal = 'undecodable'") == 9 * 2**20
+    )
+    assert await log.database.fetchval("SELECT status FROM read.jobs") == "completed"
 
 
 async def test_a_record_in_the_wrong_partition_is_refused(log: Log) -> None:
