@@ -51,8 +51,11 @@ class Fold:
 
     def take(self, at: int, key: bytes | None, value: bytes | None) -> Judged:
         """The verdict on the next record of the log; `at` is its time in milliseconds. Raises `Unjudgeable`."""
+        return self.judge(at, key, value, read(key, value, self.partition))
+
+    def judge(self, at: int, key: bytes | None, value: bytes | None, said: Envelope | Refused) -> Judged:
+        """The same of a record that was read already."""
         self.chain = link(self.chain, at, key, value)
-        said = read(key, value, self.partition)
         if type(said) is Refused:
             refusal = refusal_under(said, self.rules)
             return Judged(said, said.type, None, refusal.value, None, False)
