@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -26,8 +27,12 @@ class OutcomeUnknown(Exception):
     """An append was not acknowledged in time: it may or may not be in the log. Repeat the same bytes to find out."""
 
 
+@lru_cache(maxsize=16_384)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, as every Kafka client's default partitioner has it (murmur2, positive)."""
+    """The partition of a key, as every Kafka client's default partitioner has it (murmur2, positive).
+
+    Kept, since murmur2 is slow in Python and keys repeat.
+    """
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 

@@ -194,9 +194,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.stop()
-        await serving
+        if not server.started:  # It may be waiting for a database that does not come.
+            serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
     finally:
         stopping.cancel()
+        listening.close()
     log.info("stopped")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uuid_utils
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from api.errors import Problem, answer, handle
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger("api")
 
 VERSIONED = "/api/v1"
-_PROTECTING = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_EXPOSED = "Ravand-Version, Ravand-Request-Id, Idempotency-Key, Link, Retry-After, ETag, Content-Disposition, Location"
+_PROTECTING = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""On every answer of the API that does not say otherwise itself."""
+_EXPOSED = b"Ravand-Version, Ravand-Request-Id, Idempotency-Key, Link, Retry-After, ETag, Content-Disposition, Location"
 """Headers of answers that pages of an allowed origin may read."""
 
 
@@ -62,17 +64,18 @@ class Entry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["Ravand-Request-Id"] = id
+                headers: list[tuple[bytes, bytes]] = message.setdefault("headers", [])
+                headers.append((b"ravand-request-id", id.encode()))
                 if is_api:
-                    _protect(headers)
+                    given = {name for name, _ in headers}
+                    headers += [pair for pair in _PROTECTING if pair[0] not in given]
                 if "version" in state and status < 400:
-                    headers["Ravand-Version"] = str(state["version"])
+                    headers.append((b"ravand-version", b"%d" % state["version"]))
                 if allowed:
-                    headers["Access-Control-Allow-Origin"] = allowed
-                    headers["Access-Control-Expose-Headers"] = _EXPOSED
+                    headers.append((b"access-control-allow-origin", allowed.encode()))
+                    headers.append((b"access-control-expose-headers", _EXPOSED))
                 if self._origins:
-                    headers.add_vary_header("Origin")
+                    headers.append((b"vary", b"Origin"))
             await send(message)
 
         try:
@@ -109,9 +112,3 @@ class Entry:
         ]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
-
-
-def _protect(headers: MutableHeaders) -> None:
-    for name, value in _PROTECTING.items():
-        headers.setdefault(name, value)
-    headers.setdefault("Cache-Control", "no-store")

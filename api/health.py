@@ -208,5 +208,6 @@ async def ready(request: Request) -> Response:
     """Whether the process can do its work: 503 while something it needs is away."""
     services = await services_of(request)
     checks = await services.health.checks()
+    checks["live"] = "; ".join(services.relay.problems().values()) or "ok"
     needed = all(checks.get(part, "").startswith("ok") for part in ("database", "log", "store"))
     return Answer(HealthAnswer(status="ok" if needed else "unavailable", checks=checks), 200 if needed else 503)

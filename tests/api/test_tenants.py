@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import Request
 
 from api import access
-from api.access import Rule, UnguardedRoute
+from api.access import Caller, Rule, UnguardedRoute
 from api.app import create_app
+from api.errors import Problem
 from tests.api.platform import Member, Platform
 from tests.api.test_accounts import routes_of
 from tests.api.test_bad_input import problem
@@ -115,6 +119,41 @@ async def test_every_route_has_a_rule_sockets_included(platform: Platform) -> No
     app.router.add_websocket_route("/api/forgotten", forgotten)  # type: ignore[arg-type]
     with pytest.raises(UnguardedRoute, match="forgotten"):
         access.check_routes(app.router.routes)
+
+
+@pytest.mark.parametrize(("role", "status"), [("user", 403), ("admin", None)])
+async def test_a_route_for_administrators_is_closed_to_others(role: str, status: int | None) -> None:
+    class Sessions:
+        async def caller(self, token: str) -> Caller:
+            return Caller(user="u", workspace="w", role=role, session="s", expires_at=1e10)
+
+    app = SimpleNamespace(state=SimpleNamespace(services=SimpleNamespace(sessions=Sessions())))
+    headers = [(b"authorization", b"Bearer x")]
+    request = Request({"type": "http", "method": "GET", "path": "/x", "headers": headers, "app": app, "state": {}})
+    if status is None:
+        await access.admit(request, Rule.ADMIN)
+        assert request.state.caller.role == "admin"
+    else:
+        with pytest.raises(Problem) as refused:
+            await access.admit(request, Rule.ADMIN)
+        assert (refused.value.status_code, refused.value.code) == (status, "forbidden")
+
+
+async def test_the_document_is_whole(platform: Platform) -> None:
+    async with platform.client() as http:
+        text = (await http.get("/api/openapi.json")).text
+    document = json.loads(text)
+    schemas = document["components"]["schemas"]
+    assert set(re.findall(r'"#/components/schemas/([^"]+)"', text)) <= set(schemas)
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names) > 20
+    for operation in operations:
+        assert operation["responses"]
+        assert operation.get("summary")
+        assert bool(operation["security"]) is (operation["x-access"] != "public")
+    assert "JobAnswer" in schemas
+    assert {"job_id", "status", "progress", "loss", "metrics"} <= set(schemas["JobAnswer"]["required"])
 
 
 async def test_hosts_and_forwarded_addresses_change_nothing(member: Member) -> None:
