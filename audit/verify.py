@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from adapters.kafka import topic_name
 from adapters.postgres import connection_options
 from adapters.settings import Settings
-from audit import rows_check
+from audit import rows_check, segments
 from audit.expected import Expected
 from audit.findings import Break, PartitionReport, Report, in_order
 from audit.log_reader import SILENT_SECONDS, LogReader, bounds
@@ -59,6 +61,8 @@ class Wishes:
     anchor: Anchor | None = None
     key: bytes | None = None
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    segments: Path | None = None
+    """The data folder of a broker on this machine, to check the bytes on its disk too."""
     silent_seconds: float = SILENT_SECONDS
     """How long the broker may keep a record back before the log counts as unreadable there."""
 
@@ -110,6 +114,8 @@ async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
         breaks += seal_breaks + _foreign(wishes.anchor, log_id)
         heads = wishes.anchor.heads if wishes.anchor is not None and wishes.anchor.log_id == log_id else ()
         breaks += _beyond(heads, cursors, "anchor") + _beyond(seals, cursors, "seal")
+        if wishes.segments is not None:
+            breaks += await asyncio.to_thread(_segments, settings, wishes.segments, cursors)
         works = [
             Work(settings, snapshot, cursor, heads, tuple(seals), wishes.silent_seconds)
             for cursor in sorted(cursors, key=lambda c: -c["next_offset"])
@@ -139,6 +145,12 @@ async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
         breaks=in_order(breaks),
         notes=notes,
     )
+
+
+def _segments(settings: Settings, folder: Path, cursors: list[dict[str, Any]]) -> list[Break]:
+    name = topic_name(settings.kafka, EVENTS)
+    found = (segments.check(folder / f"{name}-{c['partition']}", c["partition"], c["next_offset"]) for c in cursors)
+    return [wrong for wrong in found if wrong is not None]
 
 
 def _torn(cursor: Mapping[str, Any]) -> Break | None:

@@ -29,12 +29,13 @@ def application(*, only_services: bool = False) -> typer.Typer:
     if only_services:
         app.callback()(_no_callback)
         return app
-    from cli import accounts, admin, datasets, demo, jobs, models, predict, settings, train
+    from cli import accounts, admin, audit, datasets, demo, jobs, models, predict, settings, train
     from ops import commands as machine
 
     for machine_command in (machine.up, machine.ps, machine.env, settings.settings, demo.demo):
         app.command(rich_help_panel="Running it")(machine_command)
     app.add_typer(admin.app, name="admin", rich_help_panel="Running it")
+    app.add_typer(audit.app, name="audit", rich_help_panel="Running it")
     for account_command in (accounts.register, accounts.login, accounts.logout, accounts.whoami):
         app.command(rich_help_panel="Account")(account_command)
     app.add_typer(datasets.app, name="dataset", rich_help_panel="Training")
