@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from adapters.settings import Settings
-from tests.api.platform import Member, Platform, eventually, initialise, serving, settings_for
+from tests.api.platform import CSV, Member, Platform, eventually, initialise, serving, settings_for
 from tests.api.test_bad_input import problem
 from tests.servers import Servers
 
@@ -97,9 +97,19 @@ async def until_ready(platform: Platform, status: int) -> dict[str, str]:
     return checks
 
 
+async def settled(member: Member) -> None:
+    """Wait until verdicts come in time again: after an outage the projector may be back a little later than the rest."""
+
+    async def is_so() -> bool:
+        return (await member.upload(CSV)).status_code == 201
+
+    await eventually(is_so, 60)
+
+
 async def test_an_append_that_nobody_acknowledged_is_answered_as_unknown_and_its_key_finds_out(
     platform: Platform, member: Member, own_servers: tuple[Servers, psutil.Process]
 ) -> None:
+    await settled(member)
     dataset = (await member.dataset())["id"]
     with frozen(own_servers[1], "java"):
         unkeyed = await member.train(dataset)
@@ -133,6 +143,7 @@ async def test_without_a_verdict_in_time_the_answer_says_where_to_ask(
     )
     await initialise(settings)
     async with serving(settings, projector=False) as unjudged, platform.member() as member:
+        await settled(member)
         dataset = await member.dataset()
         async with unjudged.client(member.token) as http:
             answer = await http.post(
@@ -150,6 +161,7 @@ async def test_without_a_verdict_in_time_the_answer_says_where_to_ask(
 async def test_a_frozen_database_is_said_in_time_and_comes_back(
     platform: Platform, member: Member, own_servers: tuple[Servers, psutil.Process]
 ) -> None:
+    await settled(member)
     job = await member.job()
     with frozen(own_servers[1], "postgres"):
         began = time.monotonic()
@@ -170,6 +182,7 @@ async def test_a_frozen_database_is_said_in_time_and_comes_back(
 async def test_a_database_that_was_killed_is_said_and_comes_back(
     platform: Platform, member: Member, own_servers: tuple[Servers, psutil.Process]
 ) -> None:
+    await settled(member)
     job = await member.job()
     for process in processes(own_servers[1], "postgres"):
         process.kill()
