@@ -14,8 +14,8 @@ from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
 from schemas.topics import Topic
 
-FETCH_BYTES = 2 * 1024 * 1024
-"""What one answer of the broker may hold of a partition: some 2,700 records of 755 bytes, so also a batch's size."""
+FETCH_BYTES = 1024 * 1024
+"""What one answer of the broker may hold of a partition: some 1,350 records of 755 bytes, so also a batch's size."""
 _PARTING_SECONDS = 5.0
 
 

@@ -20,7 +20,7 @@ from projections.budget import Budget
 from projections.chain import GENESIS
 from projections.jobs_table import JobsTable
 from projections.judging import Judge, PartitionStopped
-from projections.kafka_clients import PartitionReader, Producers
+from projections.kafka_clients import FETCH_BYTES, PartitionReader, Producers
 from projections.loading import ForeignCursor
 from projections.log_check import LogDiverged, Unreadable, check
 from projections.memory import Memory
@@ -31,6 +31,7 @@ from projections.writing import LostRace, store_published, write
 from schemas.topics import EVENTS
 
 BATCH_RECORDS = 10_000
+_BEHIND = 1_000
 _DEPTH = 2
 """Batches that may wait between two stages."""
 _STALLED_SECONDS = 30.0
@@ -198,7 +199,13 @@ class Partition:
     ) -> None:
         started = time.time() * 1000
         while not self._stop.is_set():
-            records = await reader.records(at_most=BATCH_RECORDS, seconds=0.5)
+            # In a backlog partitions take turns before they read, so that what waits is on the broker, not in memory.
+            turn = FETCH_BYTES if (self.progress.end or 0) - position > _BEHIND else 0
+            await self._common.budget.take(turn)
+            try:
+                records = await reader.records(at_most=BATCH_RECORDS, seconds=0.5)
+            finally:
+                self._common.budget.give(turn)
             if reader.reconnected():
                 raise Reconnected
             self.progress.end = reader.highwater()

@@ -1,8 +1,13 @@
-"""Stores a judged batch: rows, journal and the new position in one transaction, guarded by the old position."""
+"""Stores a judged batch: rows, journal and the new position in one transaction, guarded by the old position.
+
+A large batch is copied, table by table. A small one, of which somebody may be waiting for a verdict, is one statement: one
+round trip and one flush instead of nine round trips.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -46,6 +51,52 @@ _EPOCHS = ("workspace", "job_id", "attempt", "epoch", "version", "at", "metrics"
 _CHECKPOINTS = ("workspace", "job_id", "attempt", "epoch", "step", "uri", "sha256", "version", "struck")
 
 
+_SMALL = 40
+"""Records up to which one statement is the faster way."""
+_TYPES = {
+    "journal": ("int", "bigint", "bigint", *("text",) * 5, "bigint", "text", *("bytea",) * 5),
+    "requests": ("text", "text", "int", "bigint", "text", "text", "bigint", "text", "text"),
+    "epochs": ("text", "text", "int", "int", "bigint", "bigint", "bytea"),
+    "checkpoints": ("text", "text", "int", "int", "bigint", "text", "text", "bigint", "boolean"),
+    "jobs": ("text", "text", "text", "int", "bigint", "bigint", "bytea"),
+    "workspaces": ("text", "int", "bigint"),
+}
+_INTO = {
+    "journal": ("log.journal", JOURNAL, ""),
+    "requests": ("log.requests", _REQUESTS, ""),
+    "epochs": ("read.epochs", _EPOCHS, ""),
+    "checkpoints": ("read.checkpoints", _CHECKPOINTS, ""),
+    "jobs": (
+        "read.jobs",
+        ("workspace", "job_id", "status", "priority", "requested_version", "version", "state"),
+        " ON CONFLICT (workspace, job_id) DO UPDATE SET status = excluded.status, priority = excluded.priority,"
+        " version = excluded.version, state = excluded.state",
+    ),
+    "workspaces": (
+        "log.workspaces",
+        ("workspace", "partition", "version"),
+        " ON CONFLICT (workspace, partition) DO UPDATE SET version = excluded.version",
+    ),
+}
+
+
+def _at_once() -> str:
+    """The statement for a small batch. Nothing is inserted, and nobody notified, unless the cursor moved."""
+    parts, number = [f"moved AS ({_MOVE.strip()} RETURNING 1)"], 7
+    for name, types in _TYPES.items():
+        table, columns, conflict = _INTO[name]
+        arrays = ", ".join(f"${number + i}::{kind}[]" for i, kind in enumerate(types))
+        quoted = ", ".join(f'"{column}"' for column in columns)
+        parts.append(
+            f"{name}_in AS (INSERT INTO {table} ({quoted}) SELECT u.* FROM moved, unnest({arrays}) AS u{conflict})"  # noqa: S608
+        )
+        number += len(types)
+    return f"WITH {', '.join(parts)} SELECT pg_notify('{CHANNEL}', ${number}) FROM moved"  # noqa: S608
+
+
+_AT_ONCE = _at_once()
+
+
 class LostRace(Exception):
     """The stored cursor is not where this batch begins: somebody else has judged it. Nothing was written."""
 
@@ -55,6 +106,9 @@ async def write(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
 
     Raises `LostRace`, and what asyncpg raises; then the outcome is unknown.
     """
+    if len(batch.journal) <= _SMALL and not (batch.datasets or batch.models or batch.struck):
+        await _write_at_once(pool, batch, published)
+        return
     async with pool.acquire() as connection, connection.transaction():
         # First of all, since it locks the row: of two who judged the same stretch, the other waits here and then loses.
         moved = await connection.execute(
@@ -82,19 +136,7 @@ async def _write_rows(connection: Any, batch: Batch) -> None:
     await _copy(connection, "read", "epochs", _EPOCHS, batch.epochs)
     await _copy(connection, "read", "checkpoints", _CHECKPOINTS, batch.checkpoints)
     if batch.jobs:
-        jobs = [
-            (
-                workspace,
-                job.id,
-                job.status.value,
-                job.priority,
-                batch.requested.get((workspace, job.id), 0),
-                job.version,
-                _encode(job),
-            )
-            for (workspace, _), job in sorted(batch.jobs.items())
-        ]
-        await connection.execute(_JOBS, *_columns(jobs))
+        await connection.execute(_JOBS, *_columns(_job_rows(batch)))
     if batch.datasets:
         datasets = [(w, d.id, d.name, d.number, d.version, _encode(d)) for w, d in batch.datasets]
         await connection.execute(_DATASETS, *_columns(datasets))
@@ -105,6 +147,39 @@ async def _write_rows(connection: Any, batch: Batch) -> None:
         await connection.execute(_STRIKE, *_columns(batch.struck))
     if batch.workspaces:
         await connection.execute(_WORKSPACES, batch.partition, list(batch.workspaces), list(batch.workspaces.values()))
+
+
+async def _write_at_once(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
+    rows: dict[str, Sequence[Row]] = {
+        "journal": batch.journal,
+        "requests": batch.requests,
+        "epochs": batch.epochs,
+        "checkpoints": batch.checkpoints,
+        "jobs": _job_rows(batch),
+        "workspaces": [(name, batch.partition, version) for name, version in batch.workspaces.items()],
+    }
+    values: list[Any] = [batch.partition, batch.start, batch.end, published, batch.rules, batch.chain]
+    for name, types in _TYPES.items():
+        values += _columns(rows[name]) if rows[name] else [()] * len(types)
+    moved = await pool.fetch(_AT_ONCE, *values, f"{batch.partition}:{batch.end}")
+    if not moved:
+        raise LostRace(f"partition {batch.partition} no longer stands at {batch.start}")
+
+
+def _job_rows(batch: Batch) -> list[Row]:
+    """The changed jobs, in one order everywhere, so that no two transactions wait for each other."""
+    return [
+        (
+            workspace,
+            job.id,
+            job.status.value,
+            job.priority,
+            batch.requested.get((workspace, job.id), 0),
+            job.version,
+            _encode(job),
+        )
+        for (workspace, _), job in sorted(batch.jobs.items(), key=itemgetter(0))
+    ]
 
 
 async def _copy(connection: Any, schema: str, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
