@@ -56,6 +56,7 @@ POISON: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "a key that is not UTF-8": (b"\xff", _sound(), "misrouted"),
     "another workspace's key": (b"others", _sound(), "misrouted"),
     "too long": (TEAM, _sound(actor="x" * 300_000), "undecodable"),
+    "as long as the topic takes": (TEAM, b"x" * (1024 * 1024 - 200), "undecodable"),
     "a name too long": (TEAM, _sound(actor="x" * 300), "undecodable"),
     "nested deeply": (TEAM, _with_data("[" * 50_000 + "]" * 50_000), "undecodable"),
     "nested deeply where anything goes": (
