@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from checker import job_invariants, log_invariants, row_invariants, security_invariants, socket_invariants
+from checker import (
+    job_invariants,
+    log_invariants,
+    published_invariants,
+    row_invariants,
+    security_invariants,
+    socket_invariants,
+)
 from checker.fold import Fold, fold
 from checker.history import History
 from checker.violation import Violation
+
+_ALL = (
+    log_invariants,
+    job_invariants,
+    row_invariants,
+    published_invariants,
+    socket_invariants,
+    security_invariants,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +52,7 @@ class Report:
 def check(history: History) -> Report:
     """Fold the log by the plain rules and hold everything else against it."""
     folded = fold(history.log, history.partitions)
-    violations = [
-        violation
-        for invariants in (log_invariants, job_invariants, row_invariants, socket_invariants, security_invariants)
-        for violation in invariants.check(history, folded)
-    ]
+    violations = [violation for invariants in _ALL for violation in invariants.check(history, folded)]
     return Report(
         records=len(history.log),
         effective=sum(1 for verdict in folded.verdicts if verdict.effective),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from checker.documents import PREFIX, Undecodable, UnknownType, read
 from checker.history import LogRecord
 
-PREFIX = "ravand."
 SYSTEM = "system"
-MAX_BYTES = 256 * 1024
+LISTED = 4
+"""How many of its newest checkpoints a job's row lists."""
 REQUESTS = {
     "DatasetRegistered",
     "JobRequested",
@@ -71,6 +71,9 @@ class FoldedJob:
     priority: int = 0
     version: int = 0
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    """Those that the row shows: the newest, without what was struck since."""
+    previous: int = 0
     struck: list[dict[str, Any]] = field(default_factory=list)
     model: tuple[str, int] | None = None
     requested_version: int = 0
@@ -85,6 +88,7 @@ class Fold:
     datasets: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     models: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     epochs: dict[tuple[str, str, int, int], dict[str, Any]] = field(default_factory=dict)
+    checkpoints: dict[tuple[str, str, int, int, int], dict[str, Any]] = field(default_factory=dict)
     versions: dict[tuple[int, str], int] = field(default_factory=dict)
     requests: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     rules: dict[int, int] = field(default_factory=dict)
@@ -116,39 +120,25 @@ def fold(log: list[LogRecord], partitions: int = 12) -> Fold:
 
 
 def _read(record: LogRecord, partitions: int) -> Verdict:
-    document = _document(record.value)
-    if document is None:
+    refusal = None
+    try:
+        document = read(record.value)
+    except UnknownType as unknown:
+        document, refusal = unknown.document, "unknown_type"
+    except Undecodable:
         return Verdict(record, None, "", "", "", refusal="undecodable")
     kind = document["type"].removeprefix(PREFIX)
-    verdict = Verdict(record, document, kind, document["workspace"], document["subject"])
-    key = (record.key or b"").decode("utf-8", "replace")
-    if kind == "RulesActivated":
-        routed = key == SYSTEM and document["workspace"] == SYSTEM
-    else:
-        routed = key == document["workspace"] and murmur2_partition(record.key or b"", partitions) == record.partition
-    if not routed:
+    verdict = Verdict(record, document, kind, document["workspace"], document["subject"], refusal=refusal)
+    if refusal is None and not _is_routed(record, kind, document["workspace"], partitions):
         verdict.refusal = "misrouted"
-    elif kind not in REQUESTS | REPORTS | {"RulesActivated"}:
-        verdict.refusal = "unknown_type"
     return verdict
 
 
-def _document(value: bytes | None) -> dict[str, Any] | None:
-    def refuse(_: str) -> None:
-        raise ValueError("not JSON")
-
-    if not value or len(value) > MAX_BYTES:
-        return None
-    try:
-        document = json.loads(value.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return None
-    names = ("specversion", "id", "type", "source", "subject", "time", "dataschema", "workspace", "actor", "data")
-    if not isinstance(document, dict) or any(name not in document for name in names):
-        return None
-    if any(not isinstance(document[name], str) or not document[name] for name in names[:-1]):
-        return None
-    return document if document["specversion"] == "1.0" else None
+def _is_routed(record: LogRecord, kind: str, workspace: str, partitions: int) -> bool:
+    key = (record.key or b"").decode("utf-8", "replace")
+    if kind == "RulesActivated" or key == SYSTEM:
+        return kind == "RulesActivated" and key == SYSTEM == workspace
+    return key == workspace and murmur2_partition(record.key or b"", partitions) == record.partition
 
 
 def _judge(state: Fold, verdict: Verdict) -> None:
@@ -259,7 +249,7 @@ def _apply(state: Fold, verdict: Verdict, data: dict[str, Any], version: int) ->
         )
         return
     job = state.jobs[workspace, subject]
-    job.version = version
+    job.previous, job.version = job.version, version
     match kind:
         case "AttemptStarted":
             named = data.get("checkpoint")
@@ -272,8 +262,12 @@ def _apply(state: Fold, verdict: Verdict, data: dict[str, Any], version: int) ->
                 "version": version,
             }
         case "CheckpointSaved":
-            job.checkpoints.append(_plain(data))
+            saved = _plain(data)
+            job.checkpoints.append(saved)
+            job.listed = [*job.listed, saved][-LISTED:]
             job.losses = 0
+            key = (workspace, subject, data["attempt"], data["epoch"], data["step"])
+            state.checkpoints[key] = {**saved, "version": version, "struck": False}
         case "JobStopRequested":
             job.status = "stopping" if job.status in HELD else "stopped"
         case "JobPauseRequested":
@@ -283,7 +277,7 @@ def _apply(state: Fold, verdict: Verdict, data: dict[str, Any], version: int) ->
         case "JobStopped" | "JobPaused":
             _end_attempt(job)
         case "AttemptLost":
-            _lose_attempt(job, data)
+            _lose_attempt(state, job, data)
         case "ModelRegistered":
             versions = state.models.setdefault((workspace, data["model"]), [])
             versions.append(
@@ -299,7 +293,7 @@ def _apply(state: Fold, verdict: Verdict, data: dict[str, Any], version: int) ->
             job.status, job.losses = "queued", 0
             if data.get("fresh"):
                 job.struck += job.checkpoints
-                job.checkpoints, job.epoch = [], 0
+                job.checkpoints, job.listed, job.epoch = [], [], 0
         case "PriorityChanged":
             job.priority = data["priority"]
 
@@ -309,13 +303,19 @@ def _end_attempt(job: FoldedJob) -> None:
     job.worker = None
 
 
-def _lose_attempt(job: FoldedJob, data: dict[str, Any]) -> None:
+def _lose_attempt(state: Fold, job: FoldedJob, data: dict[str, Any]) -> None:
     if data["reason"] != "released":
         job.losses += 1
     named = data.get("checkpoint")
-    if data["reason"] == "checkpoint_unreadable" and named and _plain(named) in job.checkpoints:
-        job.checkpoints.remove(_plain(named))
-        job.struck.append(_plain(named))
+    if data["reason"] == "checkpoint_unreadable" and named:
+        struck = _plain(named)
+        job.listed = [one for one in job.listed if one != struck]
+        row = state.checkpoints.get((job.workspace, job.id, named["attempt"], named["epoch"], named["step"]))
+        if row and not row["struck"] and _plain(row) == struck:
+            row["struck"] = True
+        if struck in job.checkpoints:
+            job.checkpoints.remove(struck)
+            job.struck.append(struck)
     if job.status == "running" and data["reason"] != "released" and job.losses >= job.max_losses:
         job.status, job.worker = "failed", None
     else:

@@ -15,6 +15,8 @@ class LogRecord:
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    """Only of topics whose readers go by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,20 @@ class Frame:
     """Joined over reconnections that resumed."""
     job_id: str
     message: dict[str, Any]
+    workspace: str = ""
+    """Set for a session that watches all jobs of a workspace; `job_id` is empty then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read of a client's session, in order: the version it asked for at least, and the one it was answered from."""
+
+    session: str
+    workspace: str
+    asked: int
+    version: int | None
+    """None when it was not answered."""
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,10 @@ class Fault:
     at: float
     what: str
     target: str
+    until: float = 0.0
+    """When it was over: the process was thawed, the line was free again."""
+    job: str | None = None
+    """Whose training it hit."""
 
 
 @dataclass(slots=True)
@@ -73,6 +93,7 @@ class History:
     calls: list[Call] = field(default_factory=list)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Dumps in one snapshot: jobs, epochs, checkpoints, datasets, models, journal, cursors, requests."""
+    reads: list[Read] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -82,5 +103,11 @@ class History:
     """Secrets that must be nowhere."""
     texts: dict[str, bytes] = field(default_factory=dict)
     """Logs, dumps and error bodies to search for them."""
+    strays: set[str] = field(default_factory=set)
+    """Ids of records that nobody of the system wrote."""
+    facts: list[LogRecord] | None = None
+    """The stream of facts, read whole."""
+    table: list[LogRecord] | None = None
+    """The table of open jobs, read whole."""
     partitions: int = 12
     quiesced: bool = True

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from checker.fold import REQUESTS, SYSTEM, Fold, Verdict, murmur2_partition
-from checker.history import History, LogRecord
+from checker.history import Call, History, LogRecord
 from checker.violation import Violation
 
 
@@ -20,7 +20,7 @@ def check(history: History, fold: Fold) -> Iterator[Violation]:
     yield from _echoes_are_equal(fold)
     yield from _one_key_one_job(history, fold)
     yield from _keys_and_partitions(history, fold)
-    yield from _attempts_are_written_in_order(fold)
+    yield from _attempts_are_written_in_order(history, fold)
     yield from _undecodable_are_parked(history, fold)
 
 
@@ -45,25 +45,60 @@ def _offsets_rise(history: History) -> Iterator[Violation]:
 
 
 def _acknowledged_requests_are_there(history: History, fold: Fold) -> Iterator[Violation]:
+    """An answer of success is about a record that took effect, but for a stop of what was stopping already."""
+    stops: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for verdict in fold.verdicts:
+        if verdict.version is not None and verdict.type == "JobStopRequested":
+            stops[verdict.workspace, verdict.subject].append(verdict.version)
     for call in history.calls:
-        if call.outcome == "ok" and call.event_id and (call.workspace, call.event_id) not in fold.requests:
+        if call.outcome != "ok" or not call.event_id:
+            continue
+        found = fold.requests.get((call.workspace, call.event_id))
+        if found is not None and (found.effective or call.answer.get("verdict") == "pending"):
+            continue
+        stopping = call.operation == "JobStopRequested" and any(
+            version <= call.answer.get("version", 0) for version in stops[call.workspace, call.answer.get("job_id", "")]
+        )
+        if found is None and not stopping:
             yield Violation("L2", f"{call.operation} {call.event_id} was answered {call.status} and is not in the log")
+        elif found is not None and not stopping:
+            said = f"{call.operation} {call.event_id} was answered {call.status} and the log refused it"
+            yield Violation("L2", f"{said}: {found.refusal}")
 
 
 def _refused_requests_are_not(history: History, fold: Fold) -> Iterator[Violation]:
-    called = {(call.workspace, call.event_id): call for call in history.calls if call.event_id}
+    """Nobody is told of a failure for good while what he asked for takes effect.
+
+    One sending of a request may fail where another sending of the same one had an outcome that nobody knows. But once its
+    record lay in the log, a later sending is told what came of it.
+    """
+    called: dict[tuple[str, str], list[Call]] = defaultdict(list)
+    for call in history.calls:
+        if call.event_id:
+            called[call.workspace, call.event_id].append(call)
     for request, verdict in fold.requests.items():
-        call = called.get(request)
-        if call is None and history.calls:
+        calls = called.get(request, [])
+        if not calls and history.calls:
             yield Violation("L3", f"{verdict.type} {request[1]} is in the log and nobody asked for it")
-        elif call is not None and call.outcome == "fail" and verdict.effective:
-            yield Violation("L3", f"{verdict.type} {request[1]} took effect though the client was told that it failed")
+        if not verdict.effective:
+            continue
+        refused = [call for call in calls if call.outcome == "fail"]
+        if refused and len(refused) == len(calls):
+            said = f"the client was told that it failed: {refused[0].status} {refused[0].code}"
+            yield Violation("L3", f"{verdict.type} {request[1]} took effect though {said}")
+            continue
+        for call in refused:
+            if 400 <= call.status < 500 and call.began * 1000 > verdict.record.timestamp:
+                late = f"{call.began - verdict.record.timestamp / 1000:.3f} s after its record was in the log"
+                yield Violation(
+                    "L3", f"{verdict.type} {request[1]} took effect, and asked again {late} it was {call.code}"
+                )
 
 
 def _echoes_are_equal(fold: Fold) -> Iterator[Violation]:
     bodies: dict[tuple[str, str], bytes | None] = {}
     for verdict in fold.verdicts:
-        if verdict.document is None or verdict.refusal == "misrouted":
+        if verdict.document is None or verdict.refusal in ("misrouted", "unknown_type"):
             continue
         key = (verdict.workspace, verdict.document["id"])
         if bodies.setdefault(key, verdict.record.value) != verdict.record.value and verdict.type not in REQUESTS:
@@ -95,11 +130,13 @@ def _keys_and_partitions(history: History, fold: Fold) -> Iterator[Violation]:
             yield Violation("L6", f"the records of {subject} lie in partitions {sorted(found)}")
 
 
-def _attempts_are_written_in_order(fold: Fold) -> Iterator[Violation]:
+def _attempts_are_written_in_order(history: History, fold: Fold) -> Iterator[Violation]:
     """First copies of the epochs that one attempt's worker wrote rise by one: it writes one record at a time."""
     last: dict[tuple[str, int, str], int] = {}
-    seen: set[str] = set()
+    seen: set[str] = set(history.strays)
     for verdict in fold.verdicts:
+        if verdict.refusal in ("misrouted", "unknown_type"):
+            continue
         if verdict.type != "EpochCompleted" or verdict.document is None or verdict.document["id"] in seen:
             continue
         seen.add(verdict.document["id"])

@@ -17,9 +17,13 @@ def check(history: History, fold: Fold) -> Iterator[Violation]:
     yield from _epochs(history, fold)
     yield from _datasets(history, fold)
     yield from _models(history, fold)
+    yield from _checkpoints(history, fold)
+    yield from _requests(history, fold)
+    yield from _workspaces(history, fold)
     yield from _journal(history, fold)
     yield from _chain(history)
     yield from _cursors(history)
+    yield from _reads(history, fold)
 
 
 def _compare(name: str, table: str, rows: dict[Any, Any], expected: dict[Any, Any]) -> Iterator[Violation]:
@@ -35,9 +39,19 @@ def _compare(name: str, table: str, rows: dict[Any, Any], expected: dict[Any, An
 def _jobs(history: History, fold: Fold) -> Iterator[Violation]:
     if "jobs" not in history.rows:
         return
-    columns = ("status", "attempt", "worker", "epoch", "losses", "priority", "version")
-    rows = {(r["workspace"], r["job_id"]): tuple(r[c] for c in columns) for r in history.rows["jobs"]}
-    expected = {key: tuple(getattr(job, c) for c in columns) for key, job in fold.jobs.items()}
+    columns = ("status", "attempt", "worker", "epoch", "losses", "priority", "requested_version", "version", "previous")
+    rows = {
+        (r["workspace"], r["job_id"]): (*(r[c] for c in columns), r["checkpoints"], r["model"])
+        for r in history.rows["jobs"]
+    }
+    expected = {
+        key: (
+            *(getattr(job, c) for c in columns),
+            job.listed,
+            {"name": job.model[0], "number": job.model[1]} if job.model else None,
+        )
+        for key, job in fold.jobs.items()
+    }
     yield from _compare("R1", "jobs", rows, expected)
 
 
@@ -73,6 +87,32 @@ def _models(history: History, fold: Fold) -> Iterator[Violation]:
         for v in versions
     }
     yield from _compare("R1", "models", rows, expected)
+
+
+def _checkpoints(history: History, fold: Fold) -> Iterator[Violation]:
+    if "checkpoints" not in history.rows:
+        return
+    columns = ("uri", "sha256", "version", "struck")
+    key = ("workspace", "job_id", "attempt", "epoch", "step")
+    rows = {tuple(r[c] for c in key): tuple(r[c] for c in columns) for r in history.rows["checkpoints"]}
+    expected = {name: tuple(saved[c] for c in columns) for name, saved in fold.checkpoints.items()}
+    yield from _compare("R1", "checkpoints", rows, expected)
+
+
+def _requests(history: History, fold: Fold) -> Iterator[Violation]:
+    if "requests" not in history.rows:
+        return
+    columns = ("partition", "offset", "version", "refusal")
+    rows = {(r["workspace"], r["id"]): tuple(r[c] for c in columns) for r in history.rows["requests"]}
+    expected = {key: (v.record.partition, v.record.offset, v.version, v.refusal) for key, v in fold.requests.items()}
+    yield from _compare("R1", "requests", rows, expected)
+
+
+def _workspaces(history: History, fold: Fold) -> Iterator[Violation]:
+    if "workspaces" not in history.rows:
+        return
+    rows = {(r["partition"], r["workspace"]): r["version"] for r in history.rows["workspaces"] if r["version"]}
+    yield from _compare("R1", "workspaces", rows, fold.versions)
 
 
 def _journal(history: History, fold: Fold) -> Iterator[Violation]:
@@ -119,3 +159,18 @@ def _cursors(history: History) -> Iterator[Violation]:
             yield Violation(
                 "R2", f"partition {row['partition']} ends at {end} and its cursor stands at {row['next_offset']}"
             )
+
+
+def _reads(history: History, fold: Fold) -> Iterator[Violation]:
+    """R4: a session's reads never go back, and one that asked for a version is not answered from before it."""
+    reached: dict[str, int] = {}
+    newest = {workspace: version for (_, workspace), version in fold.versions.items()}
+    for read in history.reads:
+        if read.version is None:
+            continue
+        least = max(read.asked, reached.get(read.session, 0))
+        if read.version < least:
+            yield Violation("R4", f"{read.session} was answered from version {read.version} after {least}")
+        if read.version > newest.get(read.workspace, 0):
+            yield Violation("R4", f"{read.session} was answered from version {read.version}, which never was")
+        reached[read.session] = max(least, read.version)

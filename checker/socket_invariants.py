@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -10,50 +11,61 @@ from checker.fold import Fold
 from checker.history import History
 from checker.violation import Violation
 
+Told = tuple[int, str, str, int]
+"""Of an effective record of a job: the workspace's version, job, type, and the version of the job's record before."""
+
 
 def check(history: History, fold: Fold) -> Iterator[Violation]:
     """W1 and W2 for every logical session, W3 for what it may see."""
-    effective: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    by_workspace: dict[str, list[Told]] = defaultdict(list)
+    by_job: dict[str, list[Told]] = defaultdict(list)
     for verdict in fold.verdicts:
         if verdict.version is not None and (verdict.workspace, verdict.subject) in fold.jobs:
-            effective[verdict.subject].append((verdict.version, verdict.type))
-    sessions: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+            job = by_job[verdict.subject]
+            told = (verdict.version, verdict.subject, verdict.type, job[-1][0] if job else 0)
+            job.append(told)
+            by_workspace[verdict.workspace].append(told)
+    sessions: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for frame in history.frames:
-        sessions[frame.session, frame.job_id].append(frame.message)
-    for (session, job_id), messages in sessions.items():
-        yield from _one_session(session, job_id, messages, effective[job_id])
+        sessions[frame.session, frame.job_id, frame.workspace].append(frame.message)
+    for (session, job_id, workspace), messages in sessions.items():
+        effective = by_workspace[workspace] if workspace else by_job[job_id]
+        yield from _one_session(session, job_id or f"workspace {workspace}", messages, effective)
 
 
 def _one_session(
-    session: str, job_id: str, messages: list[dict[str, Any]], effective: list[tuple[int, str]]
+    session: str, watched: str, messages: list[dict[str, Any]], effective: list[Told]
 ) -> Iterator[Violation]:
-    events = dict(effective)
-    previous = {
-        version: before for (version, _), before in zip(effective, [0, *(v for v, _ in effective)], strict=False)
-    }
+    events = {told[0]: told for told in effective}
+    order = [told[0] for told in effective]
+    jobs = {told[1] for told in effective}
     last: int | None = None
     for message in messages:
         match message["type"]:
-            case "subscribed":
+            case "subscribed" | "asked":
                 if last is None:
                     last = message.get("since")
             case "resync":
                 last = None
+            case "end":
+                missing = order[bisect_right(order, last) :] if last is not None else []
+                if missing:
+                    yield Violation("W2", f"{session}: {watched} ended at {missing[-1]} and was told up to {last}")
             case "job_update":
-                version = message["version"]
-                if message["job_id"] != job_id:
-                    yield Violation("W3", f"{session} was told of {message['job_id']} while it watched {job_id}")
+                version, told = message["version"], events.get(message["version"])
+                if message["job_id"] not in jobs:
+                    yield Violation("W3", f"{session} was told of {message['job_id']} while it watched {watched}")
                     continue
-                if events.get(version) != message["event"]:
+                if told is None or (told[1], told[2]) != (message["job_id"], message["event"]):
                     yield Violation(
-                        "W1", f"{session}: {message['event']} at version {version} of {job_id} never took effect"
+                        "W1", f"{session}: {message['event']} at version {version} of {watched} never took effect"
                     )
-                elif message["previous"] != previous[version]:
+                elif message["previous"] != told[3]:
                     yield Violation(
-                        "W1", f"{session}: version {version} of {job_id} names {message['previous']} as previous"
+                        "W1", f"{session}: version {version} of {watched} names {message['previous']} as previous"
                     )
                 elif last is not None and version <= last:
-                    yield Violation("W1", f"{session}: version {version} of {job_id} came after {last}")
-                elif last is not None and any(last < v < version for v in events):
-                    yield Violation("W2", f"{session}: between {last} and {version} of {job_id} something is missing")
+                    yield Violation("W1", f"{session}: version {version} of {watched} came after {last}")
+                elif last is not None and bisect_left(order, version) > bisect_right(order, last):
+                    yield Violation("W2", f"{session}: between {last} and {version} of {watched} something is missing")
                 last = version

@@ -28,6 +28,11 @@ def _file(job: str) -> dict[str, Any]:
     return {"name": "model.safetensors", "uri": uri, "sha256": _hash(uri), "bytes": 10}
 
 
+def _dataset() -> dict[str, Any]:
+    content = {"uri": "datasets/x", "sha256": _hash("x"), "format": "csv", "bytes": 10, "rows": 2}
+    return {"name": "p.csv", **content, "profile": {"uri": "profiles/x", "sha256": _hash("p")}}
+
+
 def _job_request(epochs: int = 3) -> dict[str, Any]:
     return {
         "name": "n",
@@ -51,7 +56,7 @@ def script() -> list[tuple[str, str, str, str, dict[str, Any]]]:
     named = _checkpoint("j1", 1, 1)
     end = {"last_epoch": 3, "model": "penguins", "metrics": {"loss": 0.1}}
     return [
-        ("DatasetRegistered", "d1", "d1", "u1", {"name": "p.csv", "uri": "datasets/x", "sha256": _hash("x")}),
+        ("DatasetRegistered", "d1", "d1", "u1", _dataset()),
         ("JobRequested", "j1", "j1", "u1", _job_request()),
         ("AttemptStarted", "e1", "j1", "w1", a1),
         ("EpochCompleted", "e2", "j1", "w1", _epoch(1, "w1", 1)),
@@ -117,6 +122,10 @@ def clean() -> History:
                 "losses": j.losses,
                 "priority": j.priority,
                 "version": j.version,
+                "requested_version": j.requested_version,
+                "previous": j.previous,
+                "checkpoints": j.listed,
+                "model": {"name": j.model[0], "number": j.model[1]} if j.model else None,
             }
             for j in folded.jobs.values()
         ],

@@ -1,0 +1,236 @@
+"""What is done to the system. Each fault is done, undone where that is not the system's own business, and written down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import psutil
+
+from checker.history import Fault
+from ops.registry import Row
+from storm.clients import Pulse
+from storm.followers import Followers
+from storm.strays import Strays
+from storm.world import LEASE_SECONDS, World, thaw
+
+SERVICES = ("api", "worker", "trainer", "projector", "supervisor", "telemetry", "kafka", "postgres")
+Kind = Callable[[], Awaitable[None]]
+TERM = {"postgres": signal.SIGINT}
+"""What asks a program to leave, where it is not SIGTERM."""
+
+
+class NothingToHit(Exception):
+    """There is no such process at the moment."""
+
+
+@dataclass
+class Storm:
+    """The scheduler of faults."""
+
+    world: World
+    followers: Followers
+    strays: Strays
+    pulse: Pulse
+    rng: random.Random
+    only: tuple[str, ...] = ()
+    journal: list[Fault] = field(default_factory=list)
+    ended: dict[str, int] = field(default_factory=dict)
+    """How often a process of each service was killed or told to leave."""
+
+    async def rage(self, until: float) -> None:
+        """One fault after another, until a moment of the monotonic clock; the last one is undone when this returns."""
+        deck: list[str] = []
+        while time.monotonic() < until:
+            if not deck:
+                deck = self._deck()
+            kind = deck.pop()
+            try:
+                await self.one(kind)
+            except NothingToHit:
+                await asyncio.sleep(0.2)
+                continue
+            if self.rng.random() < 0.6:
+                await self.pulse.after(self.journal[-1].until, 12.0)
+            await asyncio.sleep(self.rng.uniform(0.1, 1.5))
+
+    def kinds(self) -> dict[str, Kind]:
+        """Every kind of fault by its name. Those that fence and those of workers stand in the deck more than once."""
+        kinds: dict[str, Kind] = {}
+        for service in SERVICES:
+            kinds[f"kill {service}"] = partial(self.end, service, signal.SIGKILL)
+        for service in ("api", "worker", "projector", "supervisor", "telemetry", "kafka", "postgres"):
+            kinds[f"leave {service}"] = partial(self.end, service, TERM.get(service, signal.SIGTERM))
+        for service in ("api", "projector", "kafka", "postgres", "trainer"):
+            kinds[f"freeze {service}"] = partial(self.freeze, service, 1.0, 4.0)
+        past = LEASE_SECONDS + 1.5
+        kinds |= {
+            "freeze supervisor": partial(self.freeze, "supervisor", past, past + 2),
+            "freeze worker": partial(self.freeze, "worker", past, past + 2),
+            "freeze worker, not its child": partial(self.freeze, "worker", past, past + 2, alone=True),
+            "kill worker again": partial(self.end, "worker", signal.SIGKILL),
+            "kill trainer again": partial(self.end, "trainer", signal.SIGKILL),
+            "kill api and projector": partial(self.both, "api", "projector"),
+            "kill kafka and worker": partial(self.both, "kafka", "worker"),
+            "kill postgres and projector": partial(self.both, "postgres", "projector"),
+            "cut sockets": self.cut_sockets,
+            "end sessions": self.end_sessions,
+            "cut database": self.cut_database,
+            "delay database": self.delay_database,
+            "lose replies of database": self.lose_replies,
+            "repeat old records": self.repeat_old,
+            "late record of an old attempt": self.late,
+            "poison": self.poison,
+        }
+        return kinds
+
+    def _deck(self) -> list[str]:
+        """Every kind once, in a new order; what fences comes early, so that a short run proves something too."""
+        kinds = list(self.kinds())
+        self.rng.shuffle(kinds)
+        for early in ("late record of an old attempt", "freeze worker", "freeze worker, not its child"):
+            kinds.remove(early)
+            kinds.insert(len(kinds) - self.rng.randrange(8), early)
+        return [kind for kind in kinds if not self.only or kind in self.only]
+
+    async def one(self, kind: str) -> None:
+        """Do one. Raises `NothingToHit`."""
+        await self.kinds()[kind]()
+
+    def _note(self, what: str, target: str, at: float, job: str | None = None) -> None:
+        self.journal.append(Fault(at, what, target, time.time(), job))
+
+    def _one_of(self, service: str) -> Row:
+        living = self.world.living(service)
+        if not living:
+            raise NothingToHit(service)
+        busy = {row.index for row in self.world.living("trainer")} if service == "worker" else set()
+        return self.rng.choice([row for row in living if row.index in busy] or living)
+
+    def _job_of(self, row: Row) -> str | None:
+        if row.service not in ("worker", "trainer"):
+            return None
+        return next((other.job for other in self.world.living("trainer") if other.index == row.index), None)
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    async def end(self, service: str, number: signal.Signals) -> None:
+        """Kill one process, or tell it to leave."""
+        row = self._one_of(service)
+        job, at = self._job_of(row), time.time()
+        self._signal(row, number)
+        self._note("kill" if number is signal.SIGKILL else "leave", f"{service} {row.index}", at, job)
+
+    async def both(self, *services: str) -> None:
+        """Kill one of each at the same moment."""
+        rows = [self._one_of(service) for service in services]
+        at = time.time()
+        for row in rows:
+            self._signal(row, signal.SIGKILL)
+        self._note("kill", " and ".join(services), at)
+
+    def _signal(self, row: Row, number: signal.Signals) -> None:
+        self.ended[row.service] = self.ended.get(row.service, 0) + 1
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(row.pid).send_signal(number)
+
+    async def freeze(self, service: str, least: float, most: float, *, alone: bool = False) -> None:
+        """Stop the clock of one process, and of its descendants, as of a machine that stalls; then let it go on."""
+        row = self._one_of(service)
+        job, at = self._job_of(row), time.time()
+        family = self.world.family(row.pid)
+        chosen = family[:1] if alone else family
+        _send(chosen, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self.rng.uniform(least, most))
+        finally:
+            thaw([chosen])
+        self._note("freeze, not its child" if alone else "freeze", f"{service} {row.index}", at, job)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def cut_sockets(self) -> None:
+        """Clients lose their connections."""
+        at = time.time()
+        cut = self.followers.cut(self.rng)
+        self._note("cut", f"{cut} sockets", at)
+
+    async def end_sessions(self) -> None:
+        """Some sessions of PostgreSQL are ended by an administrator."""
+        at = time.time()
+        try:
+            connection = await self.world.connect()
+        except Exception as error:
+            raise NothingToHit("postgres") from error
+        try:
+            found = await connection.fetch(
+                "SELECT pid FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() ORDER BY pid"
+            )
+            chosen = [row["pid"] for row in found if self.rng.random() < 0.5]
+            for pid in chosen:
+                await connection.execute("SELECT pg_terminate_backend($1)", pid)
+        finally:
+            await connection.close()
+        self._note("end", f"{len(chosen)} database sessions", at)
+
+    async def cut_database(self) -> None:
+        """Every connection to PostgreSQL is reset."""
+        at = time.time()
+        self._note("cut", f"database ({self.world.proxy.cut()} connections)", at)
+
+    async def delay_database(self) -> None:
+        """Everything that goes to PostgreSQL and back takes longer."""
+        at = time.time()
+        self.world.proxy.delay = self.rng.uniform(0.02, 0.2)
+        try:
+            await asyncio.sleep(self.rng.uniform(1.0, 3.0))
+        finally:
+            self.world.proxy.delay = 0.0
+        self._note("delay", "database", at)
+
+    async def lose_replies(self) -> None:
+        """Requests reach PostgreSQL, answers do not come back, then the connections are reset: unknown commits."""
+        at = time.time()
+        self.world.proxy.replies.clear()
+        try:
+            await asyncio.sleep(self.rng.uniform(0.3, 1.0))
+            self.world.proxy.cut()
+        finally:
+            self.world.proxy.replies.set()
+        self._note("lose replies", "database", at)
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    async def repeat_old(self) -> None:
+        """Copies of records land once more."""
+        await self._records("repeat", self.strays.repeat)
+
+    async def late(self) -> None:
+        """A record of an attempt that is over lands only now."""
+        await self._records("late record", self.strays.late)
+
+    async def poison(self) -> None:
+        """Records that nobody can read, or that lie where they do not belong."""
+        await self._records("poison", self.strays.poison)
+
+    async def _records(self, what: str, do: Callable[[random.Random], Awaitable[int]]) -> None:
+        at = time.time()
+        try:
+            count = await asyncio.wait_for(do(self.rng), 5.0)
+        except (TimeoutError, OSError) as error:
+            raise NothingToHit("log") from error
+        if not count:
+            raise NothingToHit("nothing to repeat yet")
+        self._note(what, f"{count} records", at)
+
+
+def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)

@@ -1,0 +1,64 @@
+"""How long it took until things worked again, for each fault: worst, median, and how often."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from checker.fold import Fold
+from checker.history import Fault
+
+ENDS = ("ModelRegistered", "JobFailed", "JobStopped", "JobPaused", "JobStopRequested")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Of one kind of fault: seconds from the fault (from its end, for one that was undone) until it was overcome."""
+
+    kind: str
+    count: int
+    median: float
+    worst: float
+    never: int
+    """How often nothing showed that it was overcome before the run ended."""
+
+
+def times(faults: list[Fault], fold: Fold, answered: list[tuple[float, float]]) -> list[Recovery]:
+    """For a fault that hit a training: until a later attempt of that job took an epoch or ended (from the fault on, also
+    for a frozen worker: others must take over). For any other: until a write that began after it was answered."""
+    found: dict[str, list[float | None]] = defaultdict(list)
+    for fault in faults:
+        name = f"{fault.what} {service(fault.target)}".strip()
+        if fault.job:
+            found[f"{name} (its job goes on)"].append(_job_goes_on(fault, fold))
+        else:
+            ends = [ended for began, ended in answered if began >= fault.until]
+            found[name].append(min(ends) - fault.until if ends else None)
+    return [_summary(kind, values) for kind, values in sorted(found.items())]
+
+
+def service(target: str) -> str:
+    """What was hit, without its number."""
+    return " ".join(word for word in target.split() if not word.isdigit())
+
+
+def _job_goes_on(fault: Fault, fold: Fold) -> float | None:
+    """By the broker's clock, which is this machine's."""
+    attempt: int | None = None
+    for verdict in fold.verdicts:
+        if not verdict.effective or verdict.subject != fault.job or verdict.document is None:
+            continue
+        at, data = verdict.record.timestamp / 1000, verdict.document["data"]
+        if at <= fault.at:
+            attempt = data.get("attempt", attempt)
+        elif verdict.type in ENDS or (verdict.type == "EpochCompleted" and data["attempt"] != attempt):
+            return at - fault.at
+    return None
+
+
+def _summary(kind: str, values: list[float | None]) -> Recovery:
+    known = sorted(value for value in values if value is not None)
+    never = len(values) - len(known)
+    if not known:
+        return Recovery(kind, len(values), float("nan"), float("nan"), never)
+    return Recovery(kind, len(values), known[len(known) // 2], known[-1], never)
