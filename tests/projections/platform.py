@@ -149,7 +149,18 @@ async def projecting(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def project(log: Log) -> None:
-    """Let a projector work off what the log holds now, and end it; what ends it before that is raised at once."""
+    """Let a projector work off what the log holds now, and end it; what ends it before that is raised at once.
+
+    Also what an earlier one had stored and not yet published when it was killed: a projector does that first, once it has
+    the partition, and one that is stopped before it has it does not.
+    """
+    async with asyncio.timeout(DEADLINE):
+        await _project(log)
+        while await log.database.fetchval("SELECT bool_or(published < next_offset) FROM log.cursors"):
+            await _project(log)
+
+
+async def _project(log: Log) -> None:
     async with projecting(log.settings) as running:
         stored = asyncio.create_task(log.stored_to_the_end())
         await asyncio.wait({running, stored}, return_when=asyncio.FIRST_COMPLETED)
