@@ -266,6 +266,12 @@ class TestAppending:
             assert [record.value for record in await read(settings, name, 0, 2)] == [large, b"small"]
 
 
+def stands_still(pid: int) -> bool:
+    """Whether every thread of the process is stopped."""
+    states = (task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return all(state == "T" for state in states)
+
+
 class TestABrokerThatDoesNotAnswer:
     """On a broker of its own, since it is frozen."""
 
@@ -287,6 +293,10 @@ class TestABrokerThatDoesNotAnswer:
             append = Appender(writing, deadline_seconds=1.0).append
             await append(topic, key=b"k", value=b"before", partition=0)
             broker.identity.send(signal.SIGSTOP)
+            # A process of many threads is not stopped at once, and one of them could still acknowledge.
+            async with asyncio.timeout(LONGEST):
+                while not stands_still(broker.identity.pid):  # noqa: ASYNC110 - another process's threads tell nobody
+                    await asyncio.sleep(0.01)
             try:
                 with pytest.raises(OutcomeUnknown, match=topic):
                     await append(topic, key=b"k", value=b"unknown", partition=0)

@@ -72,7 +72,7 @@ def _do(deed: str) -> None:
     match deed:
         case "raise":
             print("about to go wrong")
-            raise ValueError("a secret of the data: 4711")
+            raise ValueError("a secret of the data: vier-sieben-elf")
         case "unusable":
             raise UnusableData("nothing to learn")
         case "diverge":
