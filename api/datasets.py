@@ -15,6 +15,7 @@ from api.errors import Problem, invalid, not_found
 from api.ids import is_id
 from api.names import checked_name, name_of_file
 from api.pages import Cursor, Limit, link, read_cursor
+from api.proposals import told_of
 from api.routing import router as new_router
 from api.services import CurrentCaller, Services, services_of
 from api.uploads import Upload, received
@@ -97,13 +98,14 @@ async def register_dataset(request: Request, caller: CurrentCaller) -> Response:
             verdict = await services.proposals.append(ask, ask.id, event)
     if verdict.refusal is not None:
         raise Problem(409, verdict.refusal, "The dataset was not registered.")
-    dataset = await services.catalog.dataset(caller.workspace, ask.id)
-    if dataset is None:
-        raise AssertionError("an effective registration has no dataset")
-    log.info(
-        "dataset registered", dataset=dataset.id, workspace=caller.workspace, rows=dataset.rows, bytes=dataset.bytes
-    )
-    return answered(request, await _answer(services, dataset), 201, version=dataset.version)
+    with told_of(ask, ask.id):
+        dataset = await services.catalog.dataset(caller.workspace, ask.id)
+        if dataset is None:
+            raise AssertionError("an effective registration has no dataset")
+        log.info(
+            "dataset registered", dataset=dataset.id, workspace=caller.workspace, rows=dataset.rows, bytes=dataset.bytes
+        )
+        return answered(request, await _answer(services, dataset), 201, version=dataset.version)
 
 
 def _name_of(upload: Upload) -> str:

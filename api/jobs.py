@@ -16,8 +16,10 @@ from api.errors import Problem, not_found
 from api.ids import is_id
 from api.job_answers import JobAnswer, job_answer
 from api.pages import Cursor, Limit, link, read_cursor
+from api.proposals import told_of
 from api.routing import router as new_router
 from api.services import CurrentCaller, Services, services_of
+from api.verdicts import Verdict
 from domain import job as jobs
 from domain.events import Event, JobPauseRequested, JobResumed, JobRetried, JobStopRequested, PriorityChanged
 from domain.job import Job, Status
@@ -170,12 +172,20 @@ async def _steer(request: Request, caller: Caller, operation: str, body: JobRequ
     if verdict is None:
         job = await find(services, caller, body.job_id)
         refusal = jobs.admit(job, event)  # type: ignore[arg-type]  # One of the job's events, by the callers above.
-        if refusal is Refusal.ALREADY_STOPPING:
-            return await _shown(request, services, caller, job)
-        if refusal is not None:
+        if refusal is None:
+            verdict = await services.proposals.append(ask, job.id, event)
+            log.info("job steered", operation=operation, job=job.id, workspace=caller.workspace)
+        elif (verdict := await services.proposals.earlier(ask)) is None:
+            # Looked up again, since this very request may have been judged between the two looks: sent before, without
+            # an answer, it may be what has changed the job.
+            if refusal is Refusal.ALREADY_STOPPING:
+                return await _shown(request, services, caller, job)
             raise _impossible(refusal, job.status)
-        verdict = await services.proposals.append(ask, job.id, event)
-        log.info("job steered", operation=operation, job=job.id, workspace=caller.workspace)
+    with told_of(ask, verdict.subject):
+        return await _outcome(request, services, caller, verdict)
+
+
+async def _outcome(request: Request, services: Services, caller: Caller, verdict: Verdict) -> Response:
     job = await find(services, caller, verdict.subject)
     if verdict.refusal not in (None, Refusal.ALREADY_STOPPING):
         raise _impossible(Refusal(str(verdict.refusal)), job.status)

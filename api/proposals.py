@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ import structlog
 import uuid_utils
 
 from adapters.kafka import Appender, OutcomeUnknown, topic_name
+from adapters.objects import StoreUnavailable
+from adapters.postgres import is_outage
 from adapters.settings import Settings
 from api.access import Caller
 from api.errors import Problem, invalid, malformed, too_large, unavailable
@@ -160,6 +163,19 @@ class Pending(Exception):
         super().__init__(ask.id)
         self.ask = ask
         self.subject = subject
+
+
+@contextmanager
+def told_of(ask: Ask, subject: str) -> Iterator[None]:
+    """Around what only tells of a request that is on the log. An outage there must not be answered as if nothing had been
+    done: it becomes `Pending`, which says that the request is safe and where to ask."""
+    try:
+        yield
+    except Exception as error:
+        if not (is_outage(error) or isinstance(error, StoreUnavailable)):
+            raise
+        log.info("the outcome cannot be told yet", id=ask.id, operation=ask.operation, reason=type(error).__name__)
+        raise Pending(ask, subject) from error
 
 
 def _same(ask: Ask, verdict: Verdict) -> Verdict:

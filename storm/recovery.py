@@ -10,6 +10,9 @@ from checker.history import Fault
 
 ENDS = ("ModelRegistered", "JobFailed", "JobStopped", "JobPaused", "JobStopRequested")
 
+IN_FLIGHT_SECONDS = 0.3
+"""What a killed worker had sent may land this much later."""
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -24,13 +27,17 @@ class Recovery:
 
 
 def times(faults: list[Fault], fold: Fold, answered: list[tuple[float, float]]) -> list[Recovery]:
-    """For a fault that hit a training: until a later attempt of that job took an epoch or ended (from the fault on, also
-    for a frozen worker: others must take over). For any other: until a write that began after it was answered."""
+    """For a fault that hit a training: until its attempt was given up, and until the job's next epoch or end (from the
+    fault on, also for a frozen worker: others must take over). For any other: until a write that began after it was answered.
+    """
     found: dict[str, list[float | None]] = defaultdict(list)
     for fault in faults:
         name = f"{fault.what} {service(fault.target)}".strip()
         if fault.job:
-            found[f"{name} (its job goes on)"].append(_job_goes_on(fault, fold))
+            lost, goes_on = _attempt(fault, fold)
+            if lost is not None:
+                found[f"{name}: its job is queued again"].append(lost)
+            found[f"{name}: its job goes on"].append(goes_on)
         else:
             ends = [ended for began, ended in answered if began >= fault.until]
             found[name].append(min(ends) - fault.until if ends else None)
@@ -42,18 +49,26 @@ def service(target: str) -> str:
     return " ".join(word for word in target.split() if not word.isdigit())
 
 
-def _job_goes_on(fault: Fault, fold: Fold) -> float | None:
-    """By the broker's clock, which is this machine's."""
+def _attempt(fault: Fault, fold: Fold) -> tuple[float | None, float | None]:
+    """Seconds until the attempt that was hit was given up, if it was, and until the job went on or ended.
+
+    By the broker's clock, which is this machine's. Going on may have to wait for a worker that is free.
+    """
     attempt: int | None = None
+    lost: float | None = None
     for verdict in fold.verdicts:
         if not verdict.effective or verdict.subject != fault.job or verdict.document is None:
             continue
         at, data = verdict.record.timestamp / 1000, verdict.document["data"]
         if at <= fault.at:
             attempt = data.get("attempt", attempt)
+        elif verdict.type == "AttemptLost" and data["attempt"] == attempt:
+            lost = at - fault.at
         elif verdict.type in ENDS or (verdict.type == "EpochCompleted" and data["attempt"] != attempt):
-            return at - fault.at
-    return None
+            return lost, at - fault.at
+        elif verdict.type == "EpochCompleted" and at > fault.until + IN_FLIGHT_SECONDS:
+            return None, at - fault.at  # The attempt got over it: a child that was frozen for a moment.
+    return lost, None
 
 
 def _summary(kind: str, values: list[float | None]) -> Recovery:

@@ -110,6 +110,7 @@ async def _storm(world: World, options: Options, say: Callable[[str], None]) -> 
     watching = asyncio.create_task(restarts.watch())
     try:
         await storm.rage(time.monotonic() + 60 * options.minutes)
+        await pulse.after(time.time(), 20.0)
         say(f"{len(storm.journal)} faults; waiting until everything rests")
         calm = time.monotonic()
         for task in people:

@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import asyncpg
+import httpx2
 import psutil
 import pytest
 import pytest_asyncio
 
 from adapters.settings import Settings
+from api import jobs
 from tests.api.platform import CSV, Member, Platform, eventually, initialise, serving, settings_for
 from tests.api.test_bad_input import problem
 from tests.servers import Servers
@@ -207,3 +211,48 @@ async def test_a_database_that_was_killed_is_said_and_comes_back(
     await eventually(is_stopped, 30)
     assert (await member.http.post("/api/auth/logout")).status_code == 204
     problem(await member.http.get("/api/auth/me"), 401, "unauthenticated")
+
+
+async def stop(member: Member, job_id: str) -> httpx2.Response:
+    headers = {"Idempotency-Key": "stop it"}
+    return await member.http.post("/api/train/stop", json={"job_id": job_id}, headers=headers)
+
+
+async def test_what_took_effect_is_never_answered_as_if_nothing_had_been_done(
+    platform: Platform, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await settled(member)
+    job_id = await member.job()
+    find, looks = jobs.find, 0
+
+    async def database_is_away_after_the_append(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise asyncpg.ConnectionDoesNotExistError("gone")
+        return await find(*arguments)
+
+    monkeypatch.setattr(jobs, "find", database_is_away_after_the_append)
+    answer = await stop(member, job_id)
+    assert (answer.status_code, answer.json()["verdict"], answer.json()["job_id"]) == (202, "pending", job_id)
+    again = await stop(member, job_id)
+    assert (again.status_code, again.json()["status"]) == (200, "stopped")
+
+
+async def test_a_request_that_is_judged_while_it_is_sent_again_is_not_refused_for_its_own_effect(
+    platform: Platform, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await settled(member)
+    job_id = await member.job()
+    find, looks = jobs.find, 0
+
+    async def the_first_sending_is_judged_now(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            assert (await stop(member, job_id)).json()["status"] == "stopped"
+        return await find(*arguments)
+
+    monkeypatch.setattr(jobs, "find", the_first_sending_is_judged_now)
+    answer = await stop(member, job_id)
+    assert (answer.status_code, answer.json().get("status")) == (200, "stopped")
