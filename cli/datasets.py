@@ -61,8 +61,7 @@ def show(dataset: Annotated[str, typer.Argument(help="Id or name.")], json: Json
     typer.echo(
         f"{found['name']}, version {found['number']} ({found['id']}), {found['rows']:,} rows, {size(found['bytes'])}"
     )
-    if found.get("time"):
-        typer.echo(f"uploaded {local_time(found['time'])}, sha256 {found['sha256']}")
+    typer.echo(f"uploaded {local_time(found['created_at'])}, sha256 {found['sha256']}")
     print_table(
         ("column", "type", "missing"),
         ((c["name"], c["type"], c["missing"]) for c in found["columns"]),

@@ -108,7 +108,7 @@ def _show(job: dict[str, Any]) -> None:
         ("attempt", job["attempt"]),
         ("recipe", job.get("recipe")),
         ("dataset", job.get("dataset_id")),
-        ("requested", local_time(job.get("requested_at"))),
+        ("requested", local_time(job["created_at"])),
         ("version", job["version"]),
     ]
     print_table(("", ""), [row for row in rows if row[1] not in (None, "")], empty="")

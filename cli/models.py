@@ -25,7 +25,7 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, json: Json =
         return
     print_table(
         ("name", "versions", "newest"),
-        ((m["name"], m["number"], local_time(m.get("time"))) for m in found),
+        ((m["name"], m["versions"], local_time(m["latest"]["created_at"])) for m in found),
         empty="No models yet. A completed training registers one.",
     )
 
@@ -39,7 +39,10 @@ def show(name: str, json: Json = False) -> None:
         return
     print_table(
         ("version", "registered", "job", "metrics"),
-        ((v["number"], local_time(v.get("time")), v["job_id"], metrics_line(v["metrics"])) for v in found["versions"]),
+        (
+            (v["number"], local_time(v["created_at"]), v["job_id"], metrics_line(v["metrics"]))
+            for v in found["versions"]
+        ),
         empty="No versions.",
     )
 

@@ -102,8 +102,8 @@ def problem(answer: httpx2.Response) -> CommandError:
     if not isinstance(document, dict):
         document = {}
     said = document.get("detail") or document.get("title") or f"The server answered {answer.status_code}."
-    for fault in document.get("errors") or ():
-        said += f"\n  {fault.get('field')}: {fault.get('message')}"
+    if faults := document.get("errors"):
+        said = "\n".join(f"{fault.get('field')}: {fault.get('message')}" for fault in faults)
     code, reference = document.get("code"), document.get("id")
     hint = " ".join(
         part for part in (f"[{code}]" if code else "", f"reference {reference}" if reference else "") if part
