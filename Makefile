@@ -33,6 +33,16 @@ demo: install ## Trains a model on an uploaded file, live, through Kafka.
 test: lint types imports ## Lint, types, import contracts, and all tests on a real Kafka and PostgreSQL.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
 
+.PHONY: storm
+SEED ?=
+MINUTES ?= 3
+storm: install ## Faults of every kind under load, then a judgement: make storm SEED=7 MINUTES=3.
+	@$(BIN)/python -m storm $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES)
+
+.PHONY: test-all
+test-all: test ## All tests, then a storm of three minutes.
+	@$(BIN)/python -m storm --seed 20 --minutes 3
+
 .PHONY: lint
 lint: install
 	@$(BIN)/ruff check --quiet .

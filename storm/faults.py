@@ -41,6 +41,7 @@ class Storm:
     rng: random.Random
     only: tuple[str, ...] = ()
     journal: list[Fault] = field(default_factory=list)
+    frenzy: bool = False
     ended: dict[str, int] = field(default_factory=dict)
     """How often a process of each service was killed or told to leave."""
 
@@ -56,9 +57,12 @@ class Storm:
             except NothingToHit:
                 await asyncio.sleep(0.2)
                 continue
-            if self.rng.random() < 0.6:
+            # Phases: mostly each fault is overcome before the next one, sometimes they come on top of each other.
+            if self.rng.random() < 0.1:
+                self.frenzy = not self.frenzy
+            if not self.frenzy:
                 await self.pulse.after(self.journal[-1].until, 12.0)
-            await asyncio.sleep(self.rng.uniform(0.1, 1.5))
+            await asyncio.sleep(self.rng.uniform(0.0, 0.6 if self.frenzy else 1.5))
 
     def kinds(self) -> dict[str, Kind]:
         """Every kind of fault by its name. Those that fence and those of workers stand in the deck more than once."""
@@ -182,7 +186,8 @@ class Storm:
     async def cut_database(self) -> None:
         """Every connection to PostgreSQL is reset."""
         at = time.time()
-        self._note("cut", f"database ({self.world.proxy.cut()} connections)", at)
+        self.world.proxy.cut()
+        self._note("cut", "database", at)
 
     async def delay_database(self) -> None:
         """Everything that goes to PostgreSQL and back takes longer."""
@@ -213,7 +218,7 @@ class Storm:
 
     async def late(self) -> None:
         """A record of an attempt that is over lands only now."""
-        await self._records("late record", self.strays.late)
+        await self._records("late", self.strays.late)
 
     async def poison(self) -> None:
         """Records that nobody can read, or that lie where they do not belong."""

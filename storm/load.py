@@ -21,6 +21,7 @@ WEIGHTS = {
     "retry": 8,
     "priority": 10,
     "again": 14,
+    "twice": 8,
     "look": 10,
     "upload": 3,
 }
@@ -64,6 +65,12 @@ class Habits:
                 if self.user.asked:
                     call = await self.user.send(self.rng.choice(self.user.asked[-12:]))
                     self._note(call.answer)
+            case "twice":
+                if self.user.asked:
+                    # At the same moment, as by a client that gives up waiting and tries again.
+                    asked = self.user.asked[-1]
+                    both = await asyncio.gather(self.user.send(asked), self.user.send(asked))
+                    self._note(both[0].answer)
             case _:
                 await self._steer(kind)
 
