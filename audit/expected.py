@@ -38,7 +38,7 @@ class Group:
 class Expected:
     """Filled by `take` in log order; read by `audit.rows_check`."""
 
-    def __init__(self, snapshots: Mapping[tuple[str, int], tuple[str, bytes]]) -> None:
+    def __init__(self, snapshots: dict[tuple[str, int], tuple[str, bytes]]) -> None:
         self.epochs: dict[AttemptKey, Group] = {}
         self.checkpoints: dict[AttemptKey, Group] = {}
         self.struck: set[tuple[str, str, int, int, int]] = set()
@@ -50,7 +50,8 @@ class Expected:
         self.wrong_snapshot: tuple[str, str, int] | None = None
         """The first snapshot that is not what the fold comes to: workspace, job, version."""
         self.found_snapshots = 0
-        self._snapshots = snapshots
+        self.snapshots = snapshots
+        """Job and hash by workspace and version; those that no record was met for are left over."""
 
     def take(self, judged: Judged, at: int, offset: int) -> None:
         """Take note of an effective record."""
@@ -76,7 +77,7 @@ class Expected:
             self.datasets[workspace, dataset.id] = (dataset.name, dataset.number, dataset.version, state)
         if (model := effect.model) is not None:
             self.models[workspace, model.name, model.number] = (model.version, model.job_id, digest(_encode(model)))
-        if job is not None and self._snapshots and (kept := self._snapshots.get((workspace, version))) is not None:
+        if job is not None and self.snapshots and (kept := self.snapshots.pop((workspace, version), None)) is not None:
             self.found_snapshots += 1
             if self.wrong_snapshot is None and kept != (job.id, digest(_encode(job))):
                 self.wrong_snapshot = (workspace, job.id, version)

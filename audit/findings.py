@@ -82,10 +82,12 @@ _ORDER = ("log", "chain", "anchor", "seal", "journal", "verdict", "cursor", "req
 def in_order(breaks: list[Break]) -> list[Break]:
     """The one that the others may follow from comes first: the log before what is folded from it, then by place."""
 
-    def rank(found: Break) -> tuple[int, int, int, str]:
+    def rank(found: Break) -> tuple[int, int, str, int, str]:
         kind = found.what.split("_")[0]
         known = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
-        stage = 0 if found.offset is not None else 1
-        return stage, found.offset if found.offset is not None else known, found.partition or 0, found.what
+        # Of rows, the journal's side is before the read model that is folded from it: "log.…" before "read.…".
+        if found.offset is None:
+            return 1, known, found.table or "", found.partition or 0, found.what
+        return 0, found.offset, "", found.partition or 0, found.what
 
     return sorted(breaks, key=rank)

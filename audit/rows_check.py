@@ -164,6 +164,9 @@ class _Checker:
         if wrong is not None:
             return self._break("row_altered", "audit.job_states", wrong, "it is not what the job was at that version")
         self.rows += self._expected.found_snapshots
+        for (workspace, version), (job, _) in sorted(self._expected.snapshots.items()):
+            key = (workspace, job, version)
+            return self._break("row_extra", "audit.job_states", key, "nothing took effect on the job at that version")
         return None
 
     async def attempts(self, table: str, query: str, groups: dict[AttemptKey, Group]) -> Break | None:
@@ -267,7 +270,11 @@ def _members(stored: bytes, job: Job) -> str:
 
 _STRAYS = (
     ("log.journal", "SELECT partition::text || ' ' || \"offset\" FROM log.journal WHERE partition <> ALL($1) LIMIT 1"),
-    ("log.cursors", "SELECT partition::text FROM log.cursors WHERE partition <> ALL($1) LIMIT 1"),
+    (
+        "log.cursors",
+        "SELECT partition::text FROM log.cursors WHERE partition <> ALL($1)"
+        " AND (next_offset, published, rules, chain) <> (0, 0, 1, decode(repeat('00', 32), 'hex')) LIMIT 1",
+    ),
     ("log.requests", "SELECT workspace || ' ' || id FROM log.requests WHERE partition <> ALL($1) LIMIT 1"),
     ("log.workspaces", "SELECT workspace FROM log.workspaces WHERE partition <> ALL($1) LIMIT 1"),
 )
@@ -280,7 +287,9 @@ async def strays(connection: Any, partitions: list[int]) -> list[Break]:
     found: list[Break] = []
     for table, query in _STRAYS:
         if (row := await connection.fetchval(query, partitions)) is not None:
-            found.append(Break(what="row_extra", table=table, row=row, detail="the log has no such partition"))
+            found.append(
+                Break(what="row_extra", table=table, row=row, detail="the log has no records in its partition")
+            )
     for table in _READ_TABLES:
         if (name := await connection.fetchval(_STRANGERS.format(table))) is not None:
             detail = "nothing has taken effect in its workspace"

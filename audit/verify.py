@@ -109,9 +109,9 @@ async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
         # Read after the snapshot was taken, so the log is at least as long as what was judged of it.
         for number, (first, end) in (await bounds(settings.kafka)).items():
             cursors[number] |= {"log_first": first, "log_end": end}
-        breaks = [found for cursor in cursors if (found := _torn(cursor)) is not None]
-        seals, notes, seal_breaks = await _seals(connection, log_id, wishes)
-        breaks += seal_breaks + _foreign(wishes.anchor, log_id)
+        torn = [found for cursor in cursors if (found := _torn(cursor)) is not None]
+        seals, notes, breaks = await _seals(connection, log_id, wishes)
+        breaks += _foreign(wishes.anchor, log_id)
         heads = wishes.anchor.heads if wishes.anchor is not None and wishes.anchor.log_id == log_id else ()
         breaks += _beyond(heads, cursors, "anchor") + _beyond(seals, cursors, "seal")
         if wishes.segments is not None:
@@ -119,11 +119,11 @@ async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
         works = [
             Work(settings, snapshot, cursor, heads, tuple(seals), wishes.silent_seconds)
             for cursor in sorted(cursors, key=lambda c: -c["next_offset"])
-            if not any(found.partition == cursor["partition"] for found in breaks)
+            if cursor["next_offset"] > 0 and not any(found.partition == cursor["partition"] for found in breaks)
         ]
         reports = await _spread(works, wishes.processes, told)
-        breaks += [found for report in reports for found in report.breaks]
-        breaks += await rows_check.strays(connection, [cursor["partition"] for cursor in cursors])
+        breaks += torn + [found for report in reports for found in report.breaks]
+        breaks += await rows_check.strays(connection, [c["partition"] for c in cursors if c["next_offset"] > 0])
     unjudged = sum(max(0, cursor["log_end"] - cursor["next_offset"]) for cursor in cursors)
     if wishes.anchor is None:
         notes.append("no anchor file was given: a log and a journal that were rewritten alike would not be noticed")
@@ -277,12 +277,11 @@ def _run(work: Work) -> PartitionReport:
 async def _spread(works: list[Work], processes: int, told: Told) -> list[PartitionReport]:
     """The largest partitions first, so that the last ones to finish are small."""
     total = sum(work.cursor["next_offset"] for work in works)
-    busy = [work for work in works if work.cursor["next_offset"] > 0]
-    if processes < 2 or len(busy) < 2 or total < _TOLD_EVERY:
+    if processes < 2 or len(works) < 2 or total < _TOLD_EVERY:
         return [report async for report in _one_by_one(works, total, told)]
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    with ProcessPoolExecutor(min(processes, len(busy)), context, _begin, (counter,)) as pool:
+    with ProcessPoolExecutor(min(processes, len(works)), context, _begin, (counter,)) as pool:
         loop = asyncio.get_running_loop()
         running = [loop.run_in_executor(pool, _run, work) for work in works]
         waiting = asyncio.gather(*running)
