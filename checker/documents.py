@@ -40,7 +40,7 @@ def read(value: bytes | None) -> dict[str, Any]:
     _must(schema == f"urn:ravand:schemas:{kind}" and number.isdecimal() and len(number) <= 6, "dataschema")
     if int(number) > 1:
         raise UnknownType(document)
-    _must(int(number) == 1, "dataschema")
+    _must(number == "1", "dataschema")  # Neither in other digits nor with zeros before it.
     for name in ("correlationid", "causationid", "traceparent"):
         _must(_optional(_text(512))(document.get(name)), name)
     _must(_record(MEMBERS[kind])(document["data"]), "data")

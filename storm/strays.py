@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from adapters.kafka import client_options, topic_name
 from adapters.settings import KafkaSettings
+from checker.documents import read
 from checker.fold import murmur2_partition
 from checker.history import LogRecord
 from schemas.topics import EVENTS
@@ -99,10 +100,9 @@ class Strays:
 
 def _document(record: LogRecord) -> dict[str, Any] | None:
     try:
-        document = json.loads(record.value or b"")
+        return read(record.value)
     except ValueError:
         return None
-    return document if isinstance(document, dict) else None
 
 
 def _unusable(good: dict[str, Any]) -> list[bytes | None]:

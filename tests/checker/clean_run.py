@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
-from checker.fold import fold, murmur2_partition
-from checker.history import Artifact, Call, Frame, History, LogRecord
+from checker.fold import OVER, fold, murmur2_partition
+from checker.history import Artifact, Call, Frame, History, LogRecord, Read
 from checker.row_invariants import chain
 
 WS = "ws-1"
@@ -137,12 +138,32 @@ def clean() -> History:
         "models": [
             {"workspace": ws, "name": name, **version} for (ws, name), vs in folded.models.items() for version in vs
         ],
+        "checkpoints": [
+            {"workspace": ws, "job_id": job, **saved} for (ws, job, *_), saved in folded.checkpoints.items()
+        ],
+        "requests": [
+            {
+                "workspace": ws,
+                "id": id,
+                "partition": v.record.partition,
+                "offset": v.record.offset,
+                "version": v.version,
+                "refusal": v.refusal,
+            }
+            for (ws, id), v in folded.requests.items()
+        ],
+        "workspaces": [
+            {"workspace": ws, "partition": partition, "version": version}
+            for (partition, ws), version in folded.versions.items()
+        ],
         "journal": _journal(history),
         "cursors": [{"partition": PARTITION, "next_offset": len(log)}],
         "deadletter": [{"partition": PARTITION, "offset": len(log) - 1}],
     }
     history.ends = {PARTITION: len(log)}
     history.frames = _frames(history)
+    history.reads = [Read("u1", WS, 0, 3, 200), Read("u1", WS, 3, None, 503), Read("u1", WS, 3, 9, 200)]
+    history.facts, history.table = _facts(history), _table(history)
     saved = [_checkpoint("j1", 1, 1), _file("j1"), _file("j2")]
     history.artifacts = [Artifact(item["uri"], item["sha256"]) for item in saved]
     history.canaries = [b"s3cret-canary"]
@@ -170,9 +191,41 @@ def _journal(history: History) -> list[dict[str, Any]]:
     return rows
 
 
+def _facts(history: History) -> list[LogRecord]:
+    """Each once, and some twice, as after a hand-over."""
+    facts = []
+    for verdict in fold(history.log).verdicts:
+        if verdict.version is not None and verdict.document is not None:
+            value = json.dumps({**verdict.document, "version": verdict.version}).encode()
+            facts.append(LogRecord(PARTITION, 0, 0, WS.encode(), value))
+    facts[5:5] = facts[2:5]
+    return [replace(fact, offset=offset) for offset, fact in enumerate(facts)]
+
+
+def _table(history: History) -> list[LogRecord]:
+    rows: list[LogRecord] = []
+    for verdict in fold(history.log).verdicts:
+        if verdict.version is not None and verdict.subject.startswith("j"):
+            upto = fold([v for v in history.log if v.offset <= verdict.record.offset])
+            job = upto.jobs[WS, verdict.subject]
+            value = None if job.status in OVER else json.dumps({"job": {"status": job.status}}).encode()
+            header = (("ravand_version", b"%d" % verdict.version),)
+            rows.append(LogRecord(0, len(rows), 0, job.id.encode(), value, header))
+    return rows
+
+
 def _frames(history: History) -> list[Frame]:
     frames = []
     folded = fold(history.log)
+    everything = [v for v in folded.verdicts if v.version is not None and v.subject in ("j1", "j2")]
+    last: dict[str, int] = {}
+    frames.append(Frame("s2", "", {"type": "asked", "since": 0}, WS))
+    for v in everything:
+        message = {"type": "job_update", "job_id": v.subject, "version": v.version, "event": v.type}
+        frames.append(Frame("s2", "", {**message, "previous": last.get(v.subject, 0)}, WS))
+        last[v.subject] = v.version or 0
+    frames.append(Frame("s2", "", {"type": "end"}, WS))
+    watched = len(frames)
     for job in ("j1", "j2"):
         frames.append(Frame("s1", job, {"type": "subscribed", "job_id": job, "since": 0}))
         previous = 0
@@ -187,4 +240,4 @@ def _frames(history: History) -> list[Frame]:
                 }
                 frames.append(Frame("s1", job, message))
                 previous = v.version
-    return frames
+    return frames[watched:] + frames[:watched]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from checker.check import check
-from checker.history import Artifact, Call, Frame, History
+from checker.history import Artifact, Call, Frame, History, Read
 from tests.checker.clean_run import PARTITION, WS, clean, record
 
 Break = Callable[[History], None]
@@ -165,6 +165,10 @@ _OTHER_JOB_COLUMNS: tuple[tuple[str, Any], ...] = (
     ("losses", 2),
     ("priority", 5),
     ("version", 99),
+    ("requested_version", 99),
+    ("previous", 99),
+    ("checkpoints", []),
+    ("model", None),
 )
 for column, value in _OTHER_JOB_COLUMNS:
     BREAKS.append(("R1", f"a job row has another {column}", _row("jobs", 0, **{column: value})))
@@ -178,10 +182,16 @@ _OTHER_COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("journal", "version", 99),
     ("journal", "refusal", "fenced"),
     ("journal", "value", b"{}"),
+    ("checkpoints", "sha256", "00"),
+    ("checkpoints", "struck", True),
+    ("requests", "version", 99),
+    ("requests", "refusal", "duplicate"),
+    ("requests", "offset", 99),
+    ("workspaces", "version", 99),
 )
 for table, column, value in _OTHER_COLUMNS:
     BREAKS.append(("R1", f"a row of {table} has another {column}", _row(table, 0, **{column: value})))
-for table in ("jobs", "epochs", "datasets", "models", "journal"):
+for table in ("jobs", "epochs", "datasets", "models", "journal", "checkpoints", "requests", "workspaces"):
 
     def _lack(history: History, table: str = table) -> None:
         del history.rows[table][0]
@@ -235,6 +245,84 @@ BREAKS.append(("W1", "a frame names a wrong previous version", _message(3, previ
 BREAKS.append(("W3", "a frame of another job came", _message(3, job_id="j2")))
 
 
+@breaks("W2", "the end of a workspace's stream is missing")
+def _(history: History) -> None:
+    del history.frames[-2]
+
+
+@breaks("W1", "a workspace's stream tells of a record twice")
+def _(history: History) -> None:
+    history.frames.insert(-1, history.frames[-2])
+
+
+@breaks("W2", "a workspace's stream leaves out a record of one job")
+def _(history: History) -> None:
+    del history.frames[-5]
+
+
+@breaks("R4", "a read goes back")
+def _(history: History) -> None:
+    history.reads.append(Read("u1", WS, 0, 8, 200))
+
+
+@breaks("R4", "a read is answered from before what it asked for")
+def _(history: History) -> None:
+    history.reads.append(Read("u2", WS, 5, 4, 200))
+
+
+@breaks("R4", "a read is answered from a version that never was")
+def _(history: History) -> None:
+    history.reads.append(Read("u1", WS, 5, 500, 200))
+
+
+@breaks("P1", "a fact is missing")
+def _(history: History) -> None:
+    assert history.facts is not None
+    del history.facts[1]
+
+
+@breaks("P1", "the last fact is missing")
+def _(history: History) -> None:
+    assert history.facts is not None
+    history.facts.pop()
+
+
+@breaks("P1", "a fact is of another record")
+def _(history: History) -> None:
+    assert history.facts is not None
+    history.facts[1] = replace(history.facts[1], value=(history.facts[1].value or b"").replace(b"u1", b"u2"))
+
+
+@breaks("P2", "the table lacks a job")
+def _(history: History) -> None:
+    history.table = [row for row in history.table or () if row.key != b"j2"]
+
+
+@breaks("P2", "a job that is over has no tombstone")
+def _(history: History) -> None:
+    assert history.table is not None
+    history.table.pop()
+
+
+@breaks("P2", "an older row comes last")
+def _(history: History) -> None:
+    assert history.table is not None
+    history.table.append(history.table[3])
+
+
+@breaks("L2", "an answer of success is about a request that was refused")
+def _(history: History) -> None:
+    late = record(len(history.log), "JobPauseRequested", "r9", "j2", "u1", {})
+    history.log.append(late)
+    history.log_again.append(late)
+    history.calls.append(Call("JobPauseRequested", "u1", WS, "ok", "r9", answer={"job_id": "j2"}, status=200))
+
+
+@breaks("L3", "a request that took effect was refused when it was sent again")
+def _(history: History) -> None:
+    history.calls.append(replace(history.calls[1], outcome="fail", status=409, began=5.0))
+
+
 @breaks("A1", "the log names another actor than the one who asked")
 def _(history: History) -> None:
     history.calls[1] = replace(history.calls[1], actor="u9")
@@ -264,6 +352,21 @@ def test_a_broken_run_is_found_by_name(invariant: str, break_it: Break) -> None:
     history = clean()
     break_it(history)
     assert invariant in {violation.invariant for violation in check(history).violations}
+
+
+def test_a_sending_may_fail_where_another_one_of_the_same_request_is_unknown() -> None:
+    history = clean()
+    first = history.calls[1]
+    history.calls[1] = replace(first, outcome="unknown")
+    history.calls.append(replace(first, outcome="fail", status=503, code="log_unavailable", began=5.0))
+    assert check(history).violations == []
+
+
+def test_a_stop_of_what_is_stopping_leaves_no_record() -> None:
+    history = clean()
+    answer = {"job_id": "j2", "status": "stopping", "version": 16}
+    history.calls.append(Call("JobStopRequested", "u1", WS, "ok", "r-again", answer=answer, status=200))
+    assert check(history).violations == []
 
 
 def test_there_are_forty_ways_to_break_a_run() -> None:
