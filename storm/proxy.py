@@ -34,6 +34,7 @@ class Proxy:
         """While cleared, nothing comes back from the server: a request may have been done, and nobody hears of it."""
         self.replies.set()
         self._links: set[_Link] = set()
+        self._accepted: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -54,10 +55,14 @@ class Proxy:
             self._server.close()
         self.replies.set()
         self.cut()
-        tasks = [task for link in self._links for task in link.tasks]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._accepted, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._accepted.add(task)
+        task.add_done_callback(self._accepted.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection(*self.target)
         except OSError:
