@@ -92,8 +92,9 @@ class Work:
     wishes: list[Wish] = field(default_factory=list)
     lived: Lived = field(default_factory=Lived)
     attempt: Attempt | None = None
-    over: bool = False
-    """Whether the log tells how it ended."""
+    wanted: str = ""
+    """`stopped` or `paused`, while somebody wants it of the running attempt."""
+    losses: int = 0
 
     def plan(self, otherwise: float) -> tuple[list[float], list[float]]:
         """The seconds of work at which each epoch ends, and those at which a checkpoint is complete.
@@ -161,14 +162,15 @@ class Workload:
         match event:
             case AttemptStarted():
                 job.attempt = Attempt(at, at, at, event.worker)
-                job.lived.started_at = job.lived.started_at or at
-                job.lived.status, job.over = "running", False
+                job.lived.started_at = at if job.lived.started_at is None else job.lived.started_at
+                job.lived.status = "running"
                 self._held.append((at, 1))
             case EpochCompleted() if job.attempt:
                 job.epoch_seconds.setdefault(event.epoch, []).append(at - job.attempt.last_at)
                 job.attempt.last_at = at
             case CheckpointSaved() if job.attempt:
                 job.saved_after.add(event.epoch)
+                job.losses = 0
                 job.attempt.saved_at = at
             case JobStopRequested() | JobPauseRequested() | JobResumed() | JobRetried() | PriorityChanged():
                 self._wish(job, event, at)
@@ -182,18 +184,20 @@ class Workload:
         at: float,
     ) -> None:
         match event:
-            case JobStopRequested():
-                job.wishes.append(Wish(at, "stop"))
+            case JobStopRequested() | JobPauseRequested():
+                stop = isinstance(event, JobStopRequested)
+                job.wishes.append(Wish(at, "stop" if stop else "pause"))
+                job.wanted = "stopped" if stop else "paused"
                 if job.attempt is None:
-                    self._over(job, "stopped", at)
-            case JobPauseRequested():
-                job.wishes.append(Wish(at, "pause"))
-                job.lived.status = "paused" if job.attempt is None else job.lived.status
+                    self._rests(job, at)
             case JobResumed():
                 job.wishes.append(Wish(at, "resume"))
+                job.wanted = ""
+                job.lived.status = "queued" if job.attempt is None else "running"
             case JobRetried():
                 job.wishes.append(Wish(at, "fresh" if event.fresh else "retry"))
-                job.over, job.lived.ended_at, job.lived.status = False, None, "queued"
+                job.losses = 0
+                job.lived.ended_at, job.lived.status = None, "queued"
             case PriorityChanged():
                 job.wishes.append(Wish(at, "priority", event.priority))
 
@@ -206,31 +210,39 @@ class Workload:
             case AttemptLost(reason="lease_expired"):
                 # It was silent for a lease before anybody said so: it worked until then at the most.
                 died = max(attempt.last_at, at - self._lease)
-                self._lost(job, attempt, died, "lease_expired")
+                self._lost(job, attempt, died, "lease_expired", at)
             case AttemptLost(reason=reason):
-                self._lost(job, attempt, at, reason)
+                self._lost(job, attempt, at, reason, at)
             case JobFailed():
                 job.faults.append(Fault(at - attempt.started_at, "failed"))
                 self._over(job, "failed", at)
             case JobStopped() | JobPaused():
                 job.faults.append(Fault(at - attempt.started_at, ""))
-                stopped = job.wishes and job.wishes[-1].kind == "stop"
-                if stopped:
-                    self._over(job, "stopped", at)
-                else:
-                    job.lived.status = "paused"
+                self._rests(job, at)
             case _:
                 job.faults.append(Fault(at - attempt.started_at, ""))
                 job.closing_seconds = at - attempt.last_at
                 self._over(job, "completed", at)
 
-    def _lost(self, job: Work, attempt: Attempt, died: float, reason: str) -> None:
+    def _rests(self, job: Work, at: float) -> None:
+        """No attempt runs, and what is wanted decides."""
+        wanted, job.wanted = job.wanted, ""
+        if wanted == "stopped":
+            self._over(job, "stopped", at)
+        else:
+            job.lived.status = wanted or "queued"
+
+    def _lost(self, job: Work, attempt: Attempt, died: float, reason: str, at: float) -> None:
         job.faults.append(Fault(max(0.0, died - attempt.started_at), reason))
         job.lived.lost_seconds += max(0.0, died - attempt.saved_at)
-        job.lived.status = "queued"
+        job.losses += reason != "released"
+        if not job.wanted and reason != "released" and job.losses >= job.max_losses:
+            self._over(job, "failed", at)
+        else:
+            self._rests(job, at)
 
     def _over(self, job: Work, status: str, at: float) -> None:
-        job.over = True
+        job.wanted = ""
         job.lived.status, job.lived.ended_at = status, at
 
     def most_at_once(self) -> int:
