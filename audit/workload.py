@@ -28,6 +28,7 @@ from domain.events import (
     PriorityChanged,
 )
 
+_LONGER = 0.001
 FALLBACK_SECONDS = 1.0
 """Of an epoch, when the log holds not a single one."""
 
@@ -67,7 +68,7 @@ class Attempt:
     last_at: float
     saved_at: float
     """Up to when its work is kept."""
-    worker: str
+    epoch: int
 
 
 @dataclass(slots=True)
@@ -84,6 +85,8 @@ class Work:
     epochs: int
     max_losses: int
     epoch_seconds: dict[int, list[float]] = field(default_factory=dict)
+    at_least: dict[int, float] = field(default_factory=dict)
+    """How long epochs were worked on that an interruption cut off: they take longer than that."""
     saved_after: set[int] = field(default_factory=set)
     closing_seconds: float = 0.0
     """From the last epoch to the end."""
@@ -106,7 +109,7 @@ class Work:
         ends: list[float] = []
         reached = 0.0
         for epoch in range(1, self.epochs + 1):
-            reached += known.get(epoch, usual)
+            reached += known[epoch] if epoch in known else max(usual, self.at_least.get(epoch, 0.0))
             ends.append(reached)
         furthest = max(known, default=0)
         every = max(1, round(furthest / len(self.saved_after))) if self.saved_after else 0
@@ -161,13 +164,13 @@ class Workload:
             return
         match event:
             case AttemptStarted():
-                job.attempt = Attempt(at, at, at, event.worker)
+                job.attempt = Attempt(at, at, at, event.checkpoint.epoch if event.checkpoint else 0)
                 job.lived.started_at = at if job.lived.started_at is None else job.lived.started_at
                 job.lived.status = "running"
                 self._held.append((at, 1))
             case EpochCompleted() if job.attempt:
                 job.epoch_seconds.setdefault(event.epoch, []).append(at - job.attempt.last_at)
-                job.attempt.last_at = at
+                job.attempt.last_at, job.attempt.epoch = at, event.epoch
             case CheckpointSaved() if job.attempt:
                 job.saved_after.add(event.epoch)
                 job.losses = 0
@@ -206,6 +209,10 @@ class Workload:
         if attempt is None:
             return
         self._held.append((at, -1))
+        match event:
+            case AttemptLost() | JobFailed():
+                cut = attempt.epoch + 1
+                job.at_least[cut] = max(job.at_least.get(cut, 0.0), at - attempt.last_at + _LONGER)
         match event:
             case AttemptLost(reason="lease_expired"):
                 # It was silent for a lease before anybody said so: it worked until then at the most.
