@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 import asyncpg
-import httpx2
 
 from adapters.kafka import producer, topic_name
 from adapters.settings import Settings
+from bench.raw_http import Connection, prepared
 from schemas import topics
 
 _BARE_APP = """
@@ -39,18 +39,17 @@ async def bare_answers(count: int = 500) -> Sequence[float]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _BARE_APP, str(port), env={**os.environ})
     try:
-        async with httpx2.AsyncClient() as client:
-            url, body = f"http://127.0.0.1:{port}/", {"recipe": "tabular", "parameters": {"target": "species"}}
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    await client.post(url, json=body)
-                    break
-                except httpx2.TransportError:
-                    if time.monotonic() > deadline:
-                        raise
-                    await asyncio.sleep(0.05)
-            return [await _timed(client.post(url, json=body)) for _ in range(count)]
+        url = f"http://127.0.0.1:{port}/"
+        request = prepared("POST", url, {}, {"recipe": "tabular", "parameters": {"target": "species"}})
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                async with Connection(url) as client:
+                    return [await _timed(client.send(request)) for _ in range(count + 50)][50:]
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
     finally:
         process.terminate()
         await process.wait()

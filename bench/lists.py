@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import asyncpg
-import httpx2
 
 from bench import filling
 from bench.figures import Figure, latency_figures
 from bench.installation import Installation
 from bench.limits import bare_answers, bare_statement
+from bench.raw_http import Connection, prepared
 from cli import datasets
 from cli.server import Server
 
@@ -35,18 +35,22 @@ async def _measure(it: Installation, server: Server, dataset: dict[str, str]) ->
     await database.close()
     version = 1
     headers = {"Authorization": f"Bearer {server.token}"}
-    async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30.0) as client:
+
+    def get(path: str) -> bytes:
+        return prepared("GET", server.url + path, headers)
+
+    async with Connection(server.url) as client:
         version += await filling.append(settings, workspace, filling.requests(dataset, 10_000))
         await filling.until_version(settings, workspace, version)
-        ten = await _times(client, "/api/train/jobs?limit=50")
-        rate = await _rate(client, "/api/train/jobs?limit=50")
+        ten = await _times(client, get("/api/train/jobs?limit=50"))
+        rate = await _rate(server.url, get("/api/train/jobs?limit=50"))
         [line] = filling.requests(dataset, 1)
         version += await filling.append(settings, workspace, [line, *filling.epochs(line[0], 1_000)])
         await filling.until_version(settings, workspace, version)
-        history = await _times(client, f"/api/train/{line[0]}/history")
+        history = await _times(client, get(f"/api/train/{line[0]}/history"))
         version += await filling.append(settings, workspace, filling.requests(dataset, 90_000))
         await filling.until_version(settings, workspace, version)
-        hundred = await _times(client, "/api/train/jobs?limit=50")
+        hundred = await _times(client, get("/api/train/jobs?limit=50"))
     answer, statement = statistics.median(await bare_answers()), statistics.median(await bare_statement(settings))
     beside = f"bare answer {answer:.2g} + SQL statement {statement:.2g} ms"
     growth = statistics.median(hundred) / statistics.median(ten)
@@ -58,25 +62,26 @@ async def _measure(it: Installation, server: Server, dataset: dict[str, str]) ->
     ]
 
 
-async def _times(client: httpx2.AsyncClient, path: str) -> list[float]:
+async def _times(client: Connection, request: bytes) -> list[float]:
     for _ in range(50):
-        (await client.get(path)).raise_for_status()
+        await client.send(request)
     times = []
     for _ in range(COUNT):
         began = time.perf_counter()
-        await client.get(path)
+        await client.send(request)
         times.append(1000 * (time.perf_counter() - began))
     return times
 
 
-async def _rate(client: httpx2.AsyncClient, path: str) -> float:
+async def _rate(url: str, request: bytes) -> float:
     deadline = time.monotonic() + SECONDS
 
     async def loop() -> int:
         done = 0
-        while time.monotonic() < deadline:
-            await client.get(path)
-            done += 1
+        async with Connection(url) as client:
+            while time.monotonic() < deadline:
+                await client.send(request)
+                done += 1
         return done
 
     return sum(await asyncio.gather(*(loop() for _ in range(CLIENTS)))) / SECONDS

@@ -7,14 +7,13 @@ import statistics
 import time
 from pathlib import Path
 
-import httpx2
-
 from bench.figures import Figure, latency_figures
 from bench.installation import Installation
 from bench.limits import bare_answers, bare_kafka_append, bare_statement
+from bench.raw_http import Connection, prepared
 from cli import datasets
 
-ALONE, CLIENTS, SECONDS = 500, 8, 8.0
+WARM_UP, ALONE, CLIENTS, SECONDS = 200, 500, 8, 8.0
 
 
 def measure() -> list[Figure]:
@@ -28,13 +27,14 @@ def measure() -> list[Figure]:
 
 
 async def _measure(it: Installation, url: str, body: dict[str, object], headers: dict[str, str]) -> list[Figure]:
-    async with httpx2.AsyncClient(headers=headers, timeout=30.0) as client:
-        for _ in range(50):
-            (await client.post(url, json=body)).raise_for_status()
+    request = prepared("POST", url, headers, body)
+    async with Connection(url) as client:
+        for _ in range(WARM_UP):
+            await client.send(request)
         alone = []
         for _ in range(ALONE):
             began = time.perf_counter()
-            (await client.post(url, json=body)).raise_for_status()
+            await client.send(request)
             alone.append(1000 * (time.perf_counter() - began))
     settings = it.settings()
     answer, append, statement = await bare_answers(), await bare_kafka_append(settings), await bare_statement(settings)
@@ -45,31 +45,22 @@ async def _measure(it: Installation, url: str, body: dict[str, object], headers:
     )
     figures = latency_figures("`POST /api/train` → verdict", alone, p50=10, p99=None, beside=beside, part=parts)
 
-    count = await _flood(url, body, headers)
+    count = await _flood(url, request)
     rate = count / SECONDS
-    figures.append(
-        Figure(
-            f"`POST /api/train` → verdict, {CLIENTS} clients",
-            rate,
-            "/s",
-            "≥ 800",
-            rate >= 800,
-            f"{count} in {SECONDS:g} s",
-            beside,
-        )
-    )
+    spread = f"{count} in {SECONDS:g} s"
+    name = f"`POST /api/train` → verdict, {CLIENTS} clients"
+    figures.append(Figure(name, rate, "/s", "≥ 800", rate >= 800, spread, beside))
     return figures
 
 
-async def _flood(url: str, body: dict[str, object], headers: dict[str, str]) -> int:
-    """Eight clients, each a process of its own, would be fairer to them and take the cores from what is measured."""
+async def _flood(url: str, request: bytes) -> int:
     deadline = time.monotonic() + SECONDS
 
     async def client_loop() -> int:
         done = 0
-        async with httpx2.AsyncClient(headers=headers, timeout=30.0) as client:
+        async with Connection(url) as client:
             while time.monotonic() < deadline:
-                (await client.post(url, json=body)).raise_for_status()
+                await client.send(request)
                 done += 1
         return done
 
