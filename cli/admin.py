@@ -23,7 +23,6 @@ def init() -> None:
 
     async def initialise() -> list[str]:
         from adapters.migrations import migrate
-
         from adapters.object_store import ObjectStore
         from adapters.topics import check_topics, create_topics
 

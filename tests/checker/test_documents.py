@@ -17,7 +17,26 @@ from tests.schemas.examples import STORY, example
 from tests.schemas.test_envelope import BAD
 
 RECORDS = {name: encode(example(name)) for name in STORY}
-VALUES: list[Any] = [None, True, 0, -1, 1, 3, 2**31, 2**53 + 1, 2**63, 2**70, 0.5, "", "x", "x" * 600, "\0", [], {}, {"a": 1}]
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    2**31,
+    2**53 + 1,
+    2**63,
+    2**70,
+    0.5,
+    "",
+    "x",
+    "x" * 600,
+    "\0",
+    [],
+    {},
+    {"a": 1},
+]
 TEXTS = [b"1e999", b"NaN", b"Infinity", b'"\\ud800"', b'"\\u0000"', b"\xff", b"[" * 100 + b"]" * 100, b"-0", b"01"]
 
 
