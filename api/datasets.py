@@ -15,12 +15,14 @@ from api.errors import Problem, invalid, not_found
 from api.ids import is_id
 from api.names import checked_name, name_of_file
 from api.pages import Cursor, Limit, link, read_cursor
+from api.past import AsOf, version_of
 from api.proposals import told_of
 from api.routing import router as new_router
 from api.services import CurrentCaller, Services, services_of
 from api.uploads import Upload, received
 from domain.events import DatasetRegistered, ObjectRef
 from domain.workspace import Dataset
+from projections import as_of as past
 from projections import queries
 from schemas.dataset_profile import DatasetProfile
 
@@ -141,11 +143,18 @@ async def _keep(services: Services, name: str, upload: Upload, profile: DatasetP
 
 @router.get("/datasets", responses=returns(200, list[DatasetAnswer], problems=(401, 422)))
 @access.user
-async def list_datasets(request: Request, caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+async def list_datasets(
+    request: Request, caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None, as_of: AsOf = None
+) -> Response:
     """The workspace's dataset versions, newest first."""
     services = await services_of(request)
-    version = await services.versions.current(caller.workspace)
-    found = await queries.datasets_page(services.pool, caller.workspace, limit=limit + 1, before=read_cursor(cursor))
+    before, workspace = read_cursor(cursor), caller.workspace
+    then = await version_of(services, caller, as_of)
+    version = then if then is not None else await services.versions.current(workspace)
+    if then is None:
+        found = await queries.datasets_page(services.pool, workspace, limit=limit + 1, before=before)
+    else:
+        found = await past.datasets_page(services.pool, workspace, then, limit=limit + 1, before=before)
     page = found[:limit]
     answers = [await _answer(services, dataset) for dataset in page]
     more = link(request, page[-1].version) if len(found) > limit else {}

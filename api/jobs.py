@@ -16,6 +16,7 @@ from api.errors import Problem, not_found
 from api.ids import is_id
 from api.job_answers import JobAnswer, job_answer
 from api.pages import Cursor, Limit, link, read_cursor
+from api.past import AsOf, job_of_then, version_of
 from api.proposals import told_of
 from api.routing import router as new_router
 from api.services import CurrentCaller, Services, services_of
@@ -24,7 +25,8 @@ from domain import job as jobs
 from domain.events import Event, JobPauseRequested, JobResumed, JobRetried, JobStopRequested, PriorityChanged
 from domain.job import Job, Status
 from domain.refusal import Refusal
-from projections import as_of, queries
+from projections import as_of as past
+from projections import queries
 
 log = structlog.get_logger("api")
 router = new_router()
@@ -67,9 +69,14 @@ STEERED = returns(200, JobAnswer, problems=(401, 404, 409, 422))
 
 @router.get("/train/status", responses=returns(200, JobAnswer, problems=(401, 404, 422)))
 @access.user
-async def job_status(request: Request, caller: CurrentCaller, job_id: str) -> Response:
-    """Where a job is."""
+async def job_status(request: Request, caller: CurrentCaller, job_id: str, as_of: AsOf = None) -> Response:
+    """Where a job is, or was."""
     services = await services_of(request)
+    then = await version_of(services, caller, as_of)
+    if then is not None:
+        job = await job_of_then(services, caller, job_id, then)
+        log_text = await services.catalog.log(job.error.log) if job.error else None
+        return answered(request, job_answer(job, log_text), version=then)
     return await _shown(request, services, caller, await find(services, caller, job_id))
 
 
@@ -81,11 +88,19 @@ async def list_jobs(
     status: Annotated[StatusName | None, Query()] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
+    as_of: AsOf = None,
 ) -> Response:
     """The workspace's jobs, newest first."""
     services = await services_of(request)
-    version = await services.versions.current(caller.workspace)
     before = read_cursor(cursor)
+    then = await version_of(services, caller, as_of)
+    if then is not None:
+        rows = await past.jobs_page(
+            services.pool, caller.workspace, then, status=status, limit=limit + 1, before=before
+        )
+        more = link(request, rows[limit - 1].requested_version) if len(rows) > limit else {}
+        return answered(request, [job_answer(row.job) for row in rows[:limit]], version=then, headers=more)
+    version = await services.versions.current(caller.workspace)
     found = await queries.job_states_page(
         services.pool, caller.workspace, status=status, limit=limit + 1, before=before
     )
@@ -131,11 +146,16 @@ async def change_priority(body: PriorityRequest, request: Request, caller: Curre
 
 @router.get("/train/{job_id}/history", responses=returns(200, list[EpochAnswer], problems=(401, 404, 422)))
 @access.user
-async def job_history(job_id: str, request: Request, caller: CurrentCaller) -> Response:
+async def job_history(job_id: str, request: Request, caller: CurrentCaller, as_of: AsOf = None) -> Response:
     """Every epoch that counts, once, with all its metrics."""
     services = await services_of(request)
-    job = await find(services, caller, job_id)
-    epochs = await queries.history(services.pool, caller.workspace, job)
+    then = await version_of(services, caller, as_of)
+    if then is None:
+        job = await find(services, caller, job_id)
+        epochs = await queries.history(services.pool, caller.workspace, job)
+    else:
+        job = await job_of_then(services, caller, job_id, then)
+        epochs = await past.history(services.pool, caller.workspace, job, then)
     answers = [
         EpochAnswer(
             attempt=row.attempt,
@@ -147,7 +167,8 @@ async def job_history(job_id: str, request: Request, caller: CurrentCaller) -> R
         )
         for row in epochs
     ]
-    return answered(request, answers, version=await services.versions.current(caller.workspace))
+    version = then if then is not None else await services.versions.current(caller.workspace)
+    return answered(request, answers, version=version)
 
 
 async def find(services: Services, caller: Caller, job_id: str) -> Job:
@@ -191,7 +212,7 @@ async def _outcome(request: Request, services: Services, caller: Caller, verdict
         raise _impossible(Refusal(str(verdict.refusal)), job.status)
     if verdict.version is not None and job.version > verdict.version:
         # A worker was faster than this answer, or the request is a repeated one: what it brought about is answered.
-        job = await as_of.job(services.pool, caller.workspace, job.id, verdict.version) or job
+        job = await past.job(services.pool, caller.workspace, job.id, verdict.version) or job
     return await _shown(request, services, caller, job)
 
 

@@ -19,9 +19,11 @@ from api.errors import Problem, not_found
 from api.model_archive import Archive, CorruptModel, Member, checksum, in_order
 from api.names import LONGEST
 from api.pages import Cursor, Limit, link, read_cursor
+from api.past import AsOf, version_of
 from api.routing import router as new_router
 from api.services import CurrentCaller, Services, services_of
 from domain.workspace import Model
+from projections import as_of as past
 from projections import queries
 
 log = structlog.get_logger("api")
@@ -71,11 +73,18 @@ class ModelWithVersions(msgspec.Struct, frozen=True, kw_only=True):
 
 @router.get("/models", responses=returns(200, list[ModelAnswer], problems=(401, 422)))
 @access.user
-async def list_models(request: Request, caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+async def list_models(
+    request: Request, caller: CurrentCaller, limit: Limit = 50, cursor: Cursor = None, as_of: AsOf = None
+) -> Response:
     """The workspace's models, the one with the newest version first."""
     services = await services_of(request)
-    version = await services.versions.current(caller.workspace)
-    found = await queries.models_page(services.pool, caller.workspace, limit=limit + 1, before=read_cursor(cursor))
+    before, workspace = read_cursor(cursor), caller.workspace
+    then = await version_of(services, caller, as_of)
+    version = then if then is not None else await services.versions.current(workspace)
+    if then is None:
+        found = await queries.models_page(services.pool, workspace, limit=limit + 1, before=before)
+    else:
+        found = await past.models_page(services.pool, workspace, then, limit=limit + 1, before=before)
     page = found[:limit]
     answers = [
         ModelAnswer(name=model.name, versions=model.number, latest=_version(model), version=model.version)
@@ -88,18 +97,28 @@ async def list_models(request: Request, caller: CurrentCaller, limit: Limit = 50
 @router.get("/models/{name}", responses=returns(200, ModelWithVersions, problems=(401, 404, 422)))
 @access.user
 async def one_model(
-    name: ModelName, request: Request, caller: CurrentCaller, limit: Limit = 200, cursor: Cursor = None
+    name: ModelName,
+    request: Request,
+    caller: CurrentCaller,
+    limit: Limit = 200,
+    cursor: Cursor = None,
+    as_of: AsOf = None,
 ) -> Response:
     """One model with its versions, newest first."""
     services = await services_of(request)
-    before = read_cursor(cursor)
+    before, workspace = read_cursor(cursor), caller.workspace
+    then = await version_of(services, caller, as_of)
     found = []
-    if _may_be_a_name(name):
-        found = await queries.model_versions(services.pool, caller.workspace, name, limit=limit + 1, before=before)
+    if not _may_be_a_name(name):
+        pass  # Not found, below.
+    elif then is None:
+        found = await queries.model_versions(services.pool, workspace, name, limit=limit + 1, before=before)
+    else:
+        found = await past.model_versions(services.pool, workspace, name, then, limit=limit + 1, before=before)
     if not found and before is None:
         raise not_found("model")
     page = found[:limit]
-    version = await services.versions.current(caller.workspace)
+    version = then if then is not None else await services.versions.current(workspace)
     answer = ModelWithVersions(
         name=name,
         versions=[_version(model) for model in page],
