@@ -10,16 +10,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -30,6 +33,7 @@ from adapters.kafka import client_options, consumer, producer, topic_name
 from adapters.migrations import migrate
 from adapters.settings import KafkaSettings, Settings
 from adapters.topics import create_topics
+from bench.figures import Figure
 from domain.events import (
     AttemptStarted,
     CheckpointSaved,
@@ -312,6 +316,62 @@ async def _delete_topics(settings: KafkaSettings) -> None:
     await admin.start()
     await admin.delete_topics([name for name in await admin.list_topics() if name.startswith(settings.prefix)])
     await admin.close()
+
+
+MILLION = 1_000_000
+
+
+def measure() -> list[Figure]:
+    """A million records over all partitions by two projectors, and in one partition by one."""
+    with _servers() as environment:
+        spread = _run(environment, MILLION, partitions=12, projectors=2)
+        alone = _run(environment, MILLION, partitions=1, projectors=1)
+    return [
+        *_figures("a million records over 12 partitions, two projectors", spread, 40_000),
+        *_figures("a million records in one partition, one projector", alone, 30_000),
+    ]
+
+
+def _figures(name: str, found: dict[str, Any], aim: int) -> list[Figure]:
+    rate, growth = float(found["records_per_s"]), float(found["last_over_first"])
+    beside = f"{found['cpu_us_per_record']} µs of the projectors' CPU a record, {found['peak_pss_mb_all']} MB PSS"
+    return [
+        Figure(
+            name, rate, "records/s", f"≥ {aim:,}", rate >= aim, f"{found['bytes_per_record']} bytes a record", beside
+        ),
+        Figure(f"{name}: the last 100,000 to the first", growth, "×", "≥ 0.9", growth >= 0.9),
+    ]
+
+
+@contextlib.contextmanager
+def _servers() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="ravand-bench-") as folder:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "ops.dev_servers", folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert server.stdout is not None
+            lines = list(itertools.takewhile(lambda line: line != "ready\n", server.stdout))
+            yield dict(line.rstrip("\n").split("=", 1) for line in lines)
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def _run(environment: dict[str, str], records: int, *, partitions: int, projectors: int) -> dict[str, Any]:
+    """In a process of its own, as the command does it."""
+    options = ["--records", str(records), "--partitions", str(partitions), "--projectors", str(projectors)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.backlog", *options],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 async def main() -> None:
