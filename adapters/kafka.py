@@ -21,6 +21,7 @@ from adapters.settings import KafkaSettings
 from schemas.topics import Topic
 
 Headers = Sequence[tuple[str, bytes]]
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.4
 
 
 class OutcomeUnknown(Exception):
@@ -73,6 +74,42 @@ def topic_name(settings: KafkaSettings, topic: Topic) -> str:
     return settings.prefix + topic.name
 
 
+class _Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # Untyped, so Any to us.
+    """aiokafka's, but for its end: `stop` waits for fetches that it has cancelled, and the cancellation of one that was
+    pausing after an error comes out of it, as if whoever stops it had been cancelled."""
+
+    async def stop(self) -> None:
+        """End it."""
+        fetcher = self._fetcher
+        if fetcher is not None and not self._closed:
+            fetcher._fetch_task.cancel()
+            await asyncio.gather(fetcher._fetch_task, return_exceptions=True)
+            for fetch in fetcher._pending_tasks:
+                fetch.cancel()
+            await asyncio.gather(*fetcher._pending_tasks, return_exceptions=True)
+            fetcher._pending_tasks = set()
+        await super().stop()
+
+
+def _patient(client: Any) -> None:
+    """Let a client of aiokafka pause after it could not read the metadata.
+
+    By itself it tries again at once, and while the broker refuses connections it does so a thousand times a second.
+    """
+    update, pause = client._metadata_update, _FIRST_PAUSE
+
+    async def update_or_pause(*arguments: Any) -> bool:
+        nonlocal pause
+        if await update(*arguments):
+            pause = _FIRST_PAUSE
+            return True
+        await asyncio.sleep(pause)
+        pause = min(_LONGEST_PAUSE, pause * 2)
+        return False
+
+    client._metadata_update = update_or_pause
+
+
 def producer(settings: KafkaSettings, *, linger_ms: int = 0, **overrides: Any) -> AIOKafkaProducer:
     """An idempotent producer, not yet started."""
     options: dict[str, Any] = {
@@ -85,7 +122,9 @@ def producer(settings: KafkaSettings, *, linger_ms: int = 0, **overrides: Any) -
         "partitioner": Murmur2Partitioner(),
         **overrides,
     }
-    return AIOKafkaProducer(**options)
+    made = AIOKafkaProducer(**options)
+    _patient(made.client)
+    return made
 
 
 def consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
@@ -100,7 +139,9 @@ def consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
         "max_partition_fetch_bytes": 4 * 1024 * 1024,
         **overrides,
     }
-    return AIOKafkaConsumer(**options)
+    made = _Consumer(**options)
+    _patient(made._client)
+    return made
 
 
 class Appender:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,32 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _DEEPEST = 6
 _NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn", "websockets", "faststream", "httpx2", "httpcore2")
 """Libraries that say at INFO what nobody who runs the platform needs to read."""
+
+
+_SELDOM = "aiokafka"
+"""Says with each of its clients, many times a second, that the broker is away."""
+_SELDOM_SECONDS = 10.0
+_SELDOM_KEPT = 1000
+
+
+class _Seldom(logging.Filter):
+    """The same line of that library is let through once in a while; what follows from it the services say themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to say it."""
+        if not record.name.startswith(_SELDOM):
+            return True
+        text, now = record.getMessage(), time.monotonic()
+        if now - self._said.get(text, -_SELDOM_SECONDS) < _SELDOM_SECONDS:
+            return False
+        if len(self._said) >= _SELDOM_KEPT:
+            self._said.clear()
+        self._said[text] = now
+        return True
 
 
 def scrub_text(text: str) -> str:
@@ -118,6 +145,7 @@ def configure(settings: Settings, service: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

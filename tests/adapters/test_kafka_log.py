@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord
 
@@ -305,3 +305,46 @@ class TestABrokerThatDoesNotAnswer:
             await Appender(writing, LONGEST).append(topic, key=b"k", value=b"after", partition=0)
         values = [record.value for record in await read(settings, topic, 0, 3)]
         assert values == [b"before", b"unknown", b"after"]
+
+
+async def test_a_consumer_ends_while_a_fetch_of_it_pauses_after_an_error(settings: KafkaSettings) -> None:
+    await create_topics(settings)
+    reader = consumer(settings)
+    await reader.start()
+    at = TopicPartition(topic_name(settings, EVENTS), 0)
+    reader.assign([at])
+    reader.seek(at, 0)
+
+    async def gone(*_: object, **__: object) -> None:
+        raise KafkaConnectionError("gone")
+
+    reader._client.send = gone
+    pausing = asyncio.Event()
+    fetch = reader._fetcher._proc_fetch_request
+
+    async def failing(*arguments: object) -> object:
+        asyncio.get_running_loop().call_later(0.02, pausing.set)
+        return await fetch(*arguments)
+
+    reader._fetcher._proc_fetch_request = failing
+    await asyncio.wait_for(pausing.wait(), LONGEST)
+    await reader.stop()
+    assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+
+async def test_clients_pause_between_looks_at_a_broker_that_is_away(settings: KafkaSettings) -> None:
+    async with producer(settings) as writer, consumer(settings) as reader:
+        for client in (writer.client, reader._client):
+            tries, loop = 0, asyncio.get_running_loop()
+
+            async def refused(*_: object, **__: object) -> None:
+                nonlocal tries
+                tries += 1
+
+            connect, client._get_conn = client._get_conn, refused
+            began = loop.time()
+            while loop.time() - began < 0.5:
+                assert not await client.force_metadata_update()
+            assert tries <= 6, "at most every 0.05, 0.1, 0.2, 0.4 seconds"
+            client._get_conn = connect
+            assert await client.force_metadata_update()

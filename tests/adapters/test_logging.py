@@ -96,6 +96,19 @@ def test_libraries_that_chatter_are_quiet(capsys: pytest.CaptureFixture[str]) ->
     assert lines(capsys) == []
 
 
+def test_what_a_library_says_a_thousand_times_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json", log_level="info"), "projector")
+    for number in (1, 1, 1, 2):
+        logging.getLogger("aiokafka").error("Unable to update metadata from %s", [number])
+        structlog.get_logger("projector").warning("ours")
+    said = [line["message"] for line in lines(capsys)]
+    assert [text for text in said if text != "ours"] == [
+        "Unable to update metadata from [1]",
+        "Unable to update metadata from [2]",
+    ]
+    assert said.count("ours") == 4
+
+
 def test_on_a_terminal_a_line_is_read_by_people(capsys: pytest.CaptureFixture[str]) -> None:
     configure(Settings(log_format="console"), "worker")
     structlog.get_logger("worker").info("epoch done", epoch=3)
