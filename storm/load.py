@@ -98,7 +98,7 @@ class Habits:
         recent = list(self._jobs)[-8:]
         body: dict[str, Any] = {"job_id": self.rng.choice(recent)}
         if operation == "priority":
-            body["priority"] = self.rng.randint(-1000, 1000)
+            body["priority"] = self.rng.randint(-5, 5)
         if operation == "retry":
             body["fresh"] = self.rng.random() < 0.4
         call = await self.user.ask(operation, body)

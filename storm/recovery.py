@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from statistics import median
 
 from checker.fold import Fold
 from checker.history import Fault
@@ -52,7 +53,8 @@ def service(target: str) -> str:
 def _attempt(fault: Fault, fold: Fold) -> tuple[float | None, float | None]:
     """Seconds until the attempt that was hit was given up, if it was, and until the job went on or ended.
 
-    By the broker's clock, which is this machine's. Going on may have to wait for a worker that is free.
+    By the broker's clock, which is this machine's. Going on may have to wait for a worker: the other one trains too, and
+    the one that was hit has to start again.
     """
     attempt: int | None = None
     lost: float | None = None
@@ -76,4 +78,4 @@ def _summary(kind: str, values: list[float | None]) -> Recovery:
     never = len(values) - len(known)
     if not known:
         return Recovery(kind, len(values), float("nan"), float("nan"), never)
-    return Recovery(kind, len(values), known[len(known) // 2], known[-1], never)
+    return Recovery(kind, len(values), median(known), known[-1], never)

@@ -25,7 +25,7 @@ class Twins:
             "dataset_id": dataset,
             "parameters": parameters(EPOCHS, SEED, dropout=0.1),
             "model": "twin",
-            "priority": 10,
+            "priority": 1000,
         }
         self.first = ""
         self.others: list[str] = []
