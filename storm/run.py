@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -66,6 +67,8 @@ class Outcome:
 async def run(folder: Path, options: Options, say: Callable[[str], None]) -> Outcome:
     """Everything. Raises `RuntimeError` when the installation does not even start."""
     world = World(folder, options.workers)
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     started = time.monotonic()
     try:
         await world.start()

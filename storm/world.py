@@ -21,6 +21,7 @@ import psutil
 from adapters.settings import KafkaSettings, Settings
 from ops import registry
 from ops.ports import free_port
+from ops.processes import dies_with_parent
 from ops.registry import Row
 from ops.state_folder import StateFolder
 from storm.proxy import Proxy
@@ -148,6 +149,7 @@ class World:
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT,
                     env={**inherited, **environment},
+                    preexec_fn=dies_with_parent(signal.SIGTERM),
                 )
             )
 
