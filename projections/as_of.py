@@ -205,10 +205,11 @@ async def models_page(
     source: Any, workspace: str, version: int, *, limit: int, before: int | None = None
 ) -> list[Model]:
     """The newest version of each model then; as `projections.queries.models_page`."""
+    # Numbers rise with versions and have no holes, so one look at the next number tells whether there was a newer one.
     rows = await source.fetch(
-        "SELECT m.state FROM read.models m WHERE m.workspace = $1 AND m.version < $2 AND NOT EXISTS ("
-        " SELECT 1 FROM read.models newer WHERE newer.workspace = m.workspace AND newer.name = m.name"
-        " AND newer.number > m.number AND newer.version <= $4) ORDER BY m.version DESC LIMIT $3",
+        "SELECT m.state FROM read.models m WHERE m.workspace = $1 AND m.version < $2 AND NOT coalesce(("
+        " SELECT newer.version <= $4 FROM read.models newer WHERE newer.workspace = m.workspace AND newer.name = m.name"
+        " AND newer.number = m.number + 1), false) ORDER BY m.version DESC LIMIT $3",
         workspace,
         min(version + 1, _NEWEST if before is None else before),
         limit,
