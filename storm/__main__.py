@@ -102,8 +102,8 @@ def _show(outcome: Outcome) -> None:
     )
     print("  recovery in seconds (median, worst):")
     for one in outcome.recoveries:
-        never = f", {one.never} not seen" if one.never else ""
-        print(f"    {one.kind:<46} {one.count:>3} ×  {one.median:6.1f} {one.worst:6.1f}{never}")
+        overlapped = f", {one.overlapped} overlapped" if one.overlapped else ""
+        print(f"    {one.kind:<56} {one.count:>3} ×  {one.median:6.1f} {one.worst:6.1f}{overlapped}")
     if report.proved_nothing:
         print(f"  This run proved nothing: {report.proved_nothing}.")
     elif not outcome.own_fenced:

@@ -41,13 +41,13 @@ class Storm:
     rng: random.Random
     only: tuple[str, ...] = ()
     journal: list[Fault] = field(default_factory=list)
-    frenzy: bool = False
     ended: dict[str, int] = field(default_factory=dict)
     """How often a process of each service was killed or told to leave."""
 
     async def rage(self, until: float) -> None:
         """One fault after another, until a moment of the monotonic clock; the last one is undone when this returns."""
         deck: list[str] = []
+        burst = 0
         while time.monotonic() < until:
             if not deck:
                 deck = self._deck()
@@ -57,12 +57,16 @@ class Storm:
             except NothingToHit:
                 await asyncio.sleep(0.2)
                 continue
-            # Phases: mostly each fault is overcome before the next one, sometimes they come on top of each other.
-            if self.rng.random() < 0.1:
-                self.frenzy = not self.frenzy
-            if not self.frenzy:
-                await self.pulse.after(self.journal[-1].until, 12.0)
-            await asyncio.sleep(self.rng.uniform(0.0, 0.6 if self.frenzy else 1.5))
+            # Mostly each fault is overcome before the next one; sometimes a few come on top of each other.
+            if not burst and self.rng.random() < 0.12:
+                burst = self.rng.randint(2, 4)
+            if burst:
+                burst -= 1
+            else:
+                await self.pulse.after(self.journal[-1].until, 40.0)
+                if self.journal[-1].job and self.rng.random() < 0.6:
+                    await self._goes_on(self.journal[-1], 20.0)
+            await asyncio.sleep(self.rng.uniform(0.0, 0.5 if burst else 2.0))
 
     def kinds(self) -> dict[str, Kind]:
         """Every kind of fault by its name. Those that fence and those of workers stand in the deck more than once."""
@@ -93,6 +97,19 @@ class Storm:
             "poison": self.poison,
         }
         return kinds
+
+    async def _goes_on(self, fault: Fault, seconds: float) -> None:
+        """Wait until clients have heard that the training that was hit goes on, or has ended."""
+        until = time.monotonic() + seconds
+        watching = [follower for follower in self.followers.all if follower.job_id is None]
+        while time.monotonic() < until:
+            for follower in watching:
+                for at, job, event, _, status in reversed(follower.seen[-200:]):
+                    if job != fault.job or at < fault.until + 0.5:
+                        continue
+                    if event == "EpochCompleted" or status in ("completed", "failed", "stopped", "paused"):
+                        return
+            await asyncio.sleep(0.2)
 
     def _deck(self) -> list[str]:
         """Every kind once, in a new order; what fences comes early, so that a short run proves something too."""

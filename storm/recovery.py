@@ -23,26 +23,33 @@ class Recovery:
     count: int
     median: float
     worst: float
-    never: int
-    """How often nothing showed that it was overcome before the run ended."""
+    overlapped: int
+    """How often another fault came before it was overcome, or the run ended; these are not in the times."""
 
 
 def times(faults: list[Fault], fold: Fold, answered: list[tuple[float, float]]) -> list[Recovery]:
     """For a fault that hit a training: until its attempt was given up, and until the job's next epoch or end (from the
     fault on, also for a frozen worker: others must take over). For any other: until a write that began after it was answered.
+    The pauses of `ravand up` before it starts a process again are part of it.
     """
     found: dict[str, list[float | None]] = defaultdict(list)
-    for fault in faults:
+    for index, fault in enumerate(faults):
+        following = faults[index + 1].at if index + 1 < len(faults) else float("inf")
         name = f"{fault.what} {service(fault.target)}".strip()
         if fault.job:
             lost, goes_on = _attempt(fault, fold)
             if lost is not None:
-                found[f"{name}: its job is queued again"].append(lost)
-            found[f"{name}: its job goes on"].append(goes_on)
+                found[f"{name}: its job is queued again"].append(_alone(fault.at, lost, following))
+            found[f"{name}: its job goes on"].append(_alone(fault.at, goes_on, following))
         else:
-            ends = [ended for began, ended in answered if began >= fault.until]
-            found[name].append(min(ends) - fault.until if ends else None)
+            ends = [ended - fault.until for began, ended in answered if began >= fault.until]
+            found[name].append(_alone(fault.until, min(ends, default=None), following))
     return [_summary(kind, values) for kind, values in sorted(found.items())]
+
+
+def _alone(since: float, seconds: float | None, following: float) -> float | None:
+    """The time, if no other fault came in between."""
+    return seconds if seconds is not None and since + seconds <= following else None
 
 
 def service(target: str) -> str:
@@ -75,7 +82,7 @@ def _attempt(fault: Fault, fold: Fold) -> tuple[float | None, float | None]:
 
 def _summary(kind: str, values: list[float | None]) -> Recovery:
     known = sorted(value for value in values if value is not None)
-    never = len(values) - len(known)
+    overlapped = len(values) - len(known)
     if not known:
-        return Recovery(kind, len(values), float("nan"), float("nan"), never)
-    return Recovery(kind, len(values), median(known), known[-1], never)
+        return Recovery(kind, len(values), 0.0, 0.0, overlapped)
+    return Recovery(kind, len(values), median(known), known[-1], overlapped)

@@ -38,8 +38,19 @@ def test_a_child_that_was_frozen_for_a_moment_goes_on_by_itself() -> None:
 
 
 def test_a_service_is_back_when_a_write_that_began_after_the_fault_is_answered() -> None:
-    faults = [Fault(at, "kill", "api 0", at) for at in (10.0, 20.0, 30.0)]
+    faults = [
+        Fault(10.0, "kill", "api 0", 10.0),
+        Fault(20.0, "kill", "api 0", 20.0),
+        Fault(30.0, "kill", "api 0", 30.0),
+    ]
     answered = [(9.0, 10.5), (11.0, 12.0), (10.2, 14.0), (20.0, 20.1)]
     [one] = times(faults, fold([]), answered)
-    assert (one.count, one.never) == (3, 1)
+    assert (one.count, one.overlapped) == (3, 1)
     assert one.worst == pytest.approx(2.0)
+
+
+def test_what_another_fault_came_on_top_of_is_not_counted() -> None:
+    faults = [Fault(10.0, "kill", "api 0", 10.0), Fault(11.0, "kill", "kafka 0", 11.0)]
+    found = {one.kind: one for one in times(faults, fold([]), [(15.0, 16.0)])}
+    assert found["kill api"].overlapped == 1
+    assert found["kill kafka"].worst == pytest.approx(5.0)
