@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,9 @@ Told = Callable[[int, int], None]
 """Hears how many records were checked, and how many there are."""
 
 
+_OUTAGES = (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
 class NotVerifiable(Exception):
     """Kafka or PostgreSQL could not be reached, so nothing can be said."""
 
@@ -96,8 +99,10 @@ async def verify(settings: Settings, wishes: Wishes, told: Told = lambda done, o
     """Everything, against the database as it is now. Raises `NotVerifiable`."""
     try:
         return await _verify(settings, wishes, told)
-    except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except _OUTAGES as error:
         raise NotVerifiable(f"{type(error).__name__}: {error}") from error
+    except BrokenExecutor:
+        raise NotVerifiable("a process of the verification was killed, perhaps for want of memory") from None
 
 
 async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
@@ -271,7 +276,11 @@ def _run(work: Work) -> PartitionReport:
 
     # What the fold holds is no garbage: looking through it again and again would cost a fifth of the time.
     gc.set_threshold(200_000, 50, 100)
-    return uvloop.run(check_partition(work, _count))
+    try:
+        return uvloop.run(check_partition(work, _count))
+    except _OUTAGES as error:
+        # As an error that can be sent to another process, which those of the drivers cannot all be.
+        raise NotVerifiable(f"{type(error).__name__}: {error}") from None
 
 
 async def _spread(works: list[Work], processes: int, told: Told) -> list[PartitionReport]:

@@ -8,7 +8,10 @@ import time
 
 from bench.figures import Figure, machine, table, write_page
 
-MEASURES = ("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog")
+MEASURES = (
+    *("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog"),
+    *("verify", "time_travel"),
+)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
@@ -21,7 +22,7 @@ from adapters.topics import create_topics
 from audit import seals, segments
 from audit.findings import Break, Report
 from audit.seals import Anchor, Head
-from audit.verify import Wishes, verify
+from audit.verify import NotVerifiable, Wishes, verify
 from domain.events import RulesActivated
 from projections import snapshots
 from schemas.topics import EVENTS
@@ -492,3 +493,20 @@ async def test_servers_that_are_away_are_no_break(small: Log) -> None:
     assert (status, out) == (1, "")
     assert err.startswith("Nothing could be verified: ")
     assert "Traceback" not in err
+
+
+async def test_a_process_that_is_killed_is_said_and_is_no_break(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory runs out: one of the processes is gone, and nothing can be said of its partitions."""
+    await log.write(stream(3, [f"team-{number}" for number in range(6)], 2_200))
+    await project(log)
+    killed: list[int] = []
+
+    def kill_one(done: int, of: int) -> None:
+        children = psutil.Process().children(recursive=True)
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        if workers and not killed:
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    with pytest.raises(NotVerifiable, match="was killed"):
+        await verify(log.settings, Wishes(processes=2), kill_one)
