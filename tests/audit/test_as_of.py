@@ -19,7 +19,7 @@ from schemas.envelope import decode
 from tests.audit.judged import NOON, STEP_MS, store
 from tests.projections.records import stream
 
-SEEDS = range(3)
+SEEDS = range(2)
 
 
 @pytest_asyncio.fixture
