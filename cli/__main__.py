@@ -64,9 +64,7 @@ def main() -> None:
     """Entry point. Exit status: 0 done, 1 it could not be done (the reason is on stderr), 2 wrong usage."""
     try:
         application(only_services=sys.argv[1:2] != [] and sys.argv[1] in SERVICES)()
-    except OperatorError as error:
-        _explain(error.message, error.what_to_do)
-    except CommandError as error:
+    except (OperatorError, CommandError) as error:
         _explain(error.message, error.what_to_do)
     except KeyboardInterrupt:
         sys.exit(130)
