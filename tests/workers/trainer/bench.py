@@ -34,6 +34,7 @@ class Bench:
         checkpoint: Checkpoint | None = None,
         attempt: int = 1,
         threads: int = 1,
+        device: str | None = "cpu",
     ) -> Train:
         """What a worker sends."""
         asked = dict(TABLE if parameters is None and recipe == "tabular" else parameters or {})
@@ -51,7 +52,7 @@ class Bench:
             checkpoint=checkpoint,
             store_url=f"file://{self.folder}/store",
             scratch=str(self.folder),
-            device="cpu",
+            device=device,
             threads=threads,
         )
 

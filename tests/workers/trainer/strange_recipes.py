@@ -42,6 +42,9 @@ NAMES = (
     "crashes",
     "is_killed",
     "loses_its_gpu",
+    "asks_the_gpu_for_too_much",
+    "fails_on_the_gpu",
+    "keeps_the_gpu_busy",
     "ends_without_a_model",
     "never_asks",
     "leaves_a_process_behind",
@@ -118,6 +121,28 @@ def _lose(_run: TrainingRun) -> None:
     raise RuntimeError("CUDA error: unspecified launch failure")
 
 
+def _ask_the_gpu(run: TrainingRun) -> None:
+    import torch
+
+    torch.empty(2**45, device=run.device)
+
+
+def _fail_on_the_gpu(run: TrainingRun) -> None:
+    import torch
+
+    table = torch.zeros(4, 4, device=run.device)
+    table.index_select(0, torch.tensor([1_000_000], device=run.device)).sum().item()
+
+
+def _keep_the_gpu_busy(run: TrainingRun) -> None:
+    import torch
+
+    matrix = torch.rand(4096, 4096, device=run.device)
+    print("busy", flush=True)
+    while True:
+        matrix = matrix @ matrix
+
+
 def _nothing(_run: TrainingRun) -> None:
     return
 
@@ -140,6 +165,9 @@ asks_torch_for_too_much = after(_ask)
 crashes = after(_crash)
 is_killed = after(_kill)
 loses_its_gpu = after(_lose)
+asks_the_gpu_for_too_much = after(_ask_the_gpu)
+fails_on_the_gpu = after(_fail_on_the_gpu)
+keeps_the_gpu_busy = after(_keep_the_gpu_busy)
 ends_without_a_model = after(_nothing)
 never_asks = after(_block)
 leaves_a_process_behind = after(_leave_behind)
