@@ -24,4 +24,4 @@ def run_rough(seed: int, moves: int = 60) -> None:
         for id, record, _, verdict in play(history):
             ledger.hear(id, record, verdict)
     except Exception as error:
-        raise ScheduleFailed(f"rough seed {seed}: {error or type(error).__name__}") from error
+        raise ScheduleFailed(f"rough seed {seed}: {str(error) or type(error).__name__}") from error

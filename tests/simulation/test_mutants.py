@@ -1,6 +1,7 @@
 """With any one rule of the automaton switched off, the simulation finds a violation: it would have noticed.
 
-The rules are listed in `mutants.py`. Two more guards have no line there, since another one stands behind each: the status
+The rules are listed in `mutants.py`, and in docs/simulation.md with what finds each (`python -m tests.simulation.mutation_table`
+writes it). Two more guards have no line there, since another one stands behind each: the status
 in `Job.is_held_by` (whoever holds nothing has no worker), and the id of a job's request, which the job's own existence repeats.
 """
 
@@ -9,22 +10,8 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.mutants import MUTANTS, Mutant
-from tests.simulation.rough import run_rough
+from tests.simulation.mutation_table import PAGE, SCHEDULES, first_violation
 from tests.simulation.schedule import ScheduleFailed, run
-
-ROUGH_HISTORIES = 6_000
-SCHEDULES = 300
-
-
-def first_violation() -> str | None:
-    """What is found first, if anything."""
-    for play, seeds in ((run_rough, ROUGH_HISTORIES), (run, SCHEDULES)):
-        for seed in range(seeds):
-            try:
-                play(seed)
-            except ScheduleFailed as found:
-                return str(found).splitlines()[0]
-    return None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
@@ -60,3 +47,8 @@ def test_every_rule_has_its_own_line() -> None:
     rules = [mutant.rule for mutant in MUTANTS]
     assert len(rules) == len(set(rules))
     assert set(rules) >= NEEDED_EVERY_DAY
+
+
+def test_the_page_lists_every_rule() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [mutant.rule for mutant in MUTANTS if f"| {mutant.rule} |" not in page] == []
