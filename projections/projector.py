@@ -34,7 +34,13 @@ _PAUSE_SECONDS = 1.0
 _STOP_SECONDS = 8.0
 # The statements that load and upsert find rows by keys, and their plans are kept: made while a table is still small,
 # a plan that reads all of it would be kept too, and the rate would fall as history grows.
-_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+_PLANS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # By itself the server plans the look-up anew each time, which takes it five times as long as the look-up.
+    "plan_cache_mode": "force_generic_plan",
+}
 log = structlog.get_logger(__name__)
 
 
