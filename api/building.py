@@ -23,6 +23,7 @@ from api.accounts.sessions import Sessions
 from api.accounts.throttle import Throttle
 from api.accounts.tokens import Tokens
 from api.catalog import Catalog
+from api.gathered import Gathered
 from api.health import Gate, Health, LogProbe
 from api.job_answers import ListedJobs, job_answer
 from api.kept import Kept
@@ -33,6 +34,7 @@ from api.services import Services
 from api.verdicts import Verdicts
 from api.versions import Commits, Versions
 from domain.job import Job
+from projections import queries
 
 log = structlog.get_logger("api")
 T = TypeVar("T")
@@ -90,8 +92,9 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
         throttle=throttle,
         hasher=hasher,
         versions=versions,
-        proposals=Proposals(settings, appender, Verdicts(pool, commits), Gate(probe)),
+        proposals=Proposals(settings, appender, Verdicts(pool, listener), Gate(probe)),
         catalog=catalog,
+        jobs=Gathered(lambda keys: queries.jobs_seen(pool, keys)),
         listed=ListedJobs(),
         store=store,
         profiler=profiler,

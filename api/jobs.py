@@ -77,7 +77,7 @@ async def job_status(request: Request, caller: CurrentCaller, job_id: str, as_of
         job = await job_of_then(services, caller, job_id, then)
         log_text = await services.catalog.log(job.error.log) if job.error else None
         return answered(request, job_answer(job, log_text), version=then)
-    return await _shown(request, services, caller, await find(services, caller, job_id))
+    return await _shown(request, services, *await seen(services, caller, job_id))
 
 
 @router.get("/train/jobs", responses=returns(200, list[JobAnswer], problems=(401, 422)))
@@ -151,10 +151,11 @@ async def job_history(job_id: str, request: Request, caller: CurrentCaller, as_o
     services = await services_of(request)
     then = await version_of(services, caller, as_of)
     if then is None:
-        job = await find(services, caller, job_id)
+        # The version is not younger than what is read: who follows on from it misses nothing.
+        job, version = await seen(services, caller, job_id)
         epochs = await queries.history(services.pool, caller.workspace, job)
     else:
-        job = await job_of_then(services, caller, job_id, then)
+        job, version = await job_of_then(services, caller, job_id, then), then
         epochs = await past.history(services.pool, caller.workspace, job, then)
     answers = [
         EpochAnswer(
@@ -167,21 +168,25 @@ async def job_history(job_id: str, request: Request, caller: CurrentCaller, as_o
         )
         for row in epochs
     ]
-    version = then if then is not None else await services.versions.current(caller.workspace)
     return answered(request, answers, version=version)
 
 
 async def find(services: Services, caller: Caller, job_id: str) -> Job:
     """The caller's job of that id. Raises 404 for what is not, is no id, or is somebody else's."""
-    job = await queries.job(services.pool, caller.workspace, job_id) if is_id(job_id) else None
-    if job is None:
-        raise not_found("job")
+    job, _ = await seen(services, caller, job_id)
     return job
 
 
-async def _shown(request: Request, services: Services, caller: Caller, job: Job) -> Response:
+async def seen(services: Services, caller: Caller, job_id: str) -> tuple[Job, int]:
+    """The same, and the workspace's version at that moment."""
+    found = await services.jobs.get((caller.workspace, job_id)) if is_id(job_id) else None
+    if found is None or found.job is None:
+        raise not_found("job")
+    return found.job, found.version
+
+
+async def _shown(request: Request, services: Services, job: Job, version: int) -> Response:
     log_text = await services.catalog.log(job.error.log) if job.error else None
-    version = max(job.version, await services.versions.current(caller.workspace))
     return answered(request, job_answer(job, log_text), version=version)
 
 
@@ -191,7 +196,7 @@ async def _steer(request: Request, caller: Caller, operation: str, body: JobRequ
     ask = services.proposals.ask(caller, operation, request.headers, body.model_dump())
     verdict = await services.proposals.earlier(ask)
     if verdict is None:
-        job = await find(services, caller, body.job_id)
+        job, version = await seen(services, caller, body.job_id)
         refusal = jobs.admit(job, event)  # type: ignore[arg-type]  # One of the job's events, by the callers above.
         if refusal is None:
             verdict = await services.proposals.append(ask, job.id, event)
@@ -200,20 +205,23 @@ async def _steer(request: Request, caller: Caller, operation: str, body: JobRequ
             # Looked up again, since this very request may have been judged between the two looks: sent before, without
             # an answer, it may be what has changed the job.
             if refusal is Refusal.ALREADY_STOPPING:
-                return await _shown(request, services, caller, job)
+                return await _shown(request, services, job, version)
             raise _impossible(refusal, job.status)
     with told_of(ask, verdict.subject):
         return await _outcome(request, services, caller, verdict)
 
 
 async def _outcome(request: Request, services: Services, caller: Caller, verdict: Verdict) -> Response:
-    job = await find(services, caller, verdict.subject)
+    job, version = await seen(services, caller, verdict.subject)
     if verdict.refusal not in (None, Refusal.ALREADY_STOPPING):
         raise _impossible(Refusal(str(verdict.refusal)), job.status)
     if verdict.version is not None and job.version > verdict.version:
         # A worker was faster than this answer, or the request is a repeated one: what it brought about is answered.
         job = await past.job(services.pool, caller.workspace, job.id, verdict.version) or job
-    return await _shown(request, services, caller, job)
+    if verdict.version is not None:
+        services.versions.saw(caller.workspace, verdict.version)
+        version = verdict.version  # As of which the job is shown.
+    return await _shown(request, services, job, version)
 
 
 _IMPOSSIBLE = {

@@ -108,6 +108,7 @@ async def one_model(
     services = await services_of(request)
     before, workspace = read_cursor(cursor), caller.workspace
     then = await version_of(services, caller, as_of)
+    version = then if then is not None else await services.versions.current(workspace)
     found = []
     if not _may_be_a_name(name):
         pass  # Not found, below.
@@ -118,7 +119,6 @@ async def one_model(
     if not found and before is None:
         raise not_found("model")
     page = found[:limit]
-    version = then if then is not None else await services.versions.current(workspace)
     answer = ModelWithVersions(
         name=name,
         versions=[_version(model) for model in page],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from api.accounts.sessions import Sessions
     from api.accounts.throttle import Throttle
     from api.catalog import Catalog
+    from api.gathered import Gathered
     from api.health import Health
     from api.job_answers import ListedJobs
     from api.kept import Kept
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from api.live import Relay
     from api.proposals import Proposals
     from api.versions import Versions
+    from projections.queries import JobSeen
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Services:
     versions: Versions
     proposals: Proposals
     catalog: Catalog
+    jobs: Gathered[tuple[str, str], JobSeen]
     listed: ListedJobs
     store: ObjectStore
     profiler: Profiler

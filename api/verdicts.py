@@ -1,21 +1,25 @@
-"""What the log's order made of a request: waited for by everybody at once, looked up in one query a commit.
+"""What the log's order made of a request: told with the projector's commits, or looked up in one query for all who wait.
 
-The projector writes the verdict on the first occurrence of every request id, and announces each commit. Who waits is found
-in the table then; how many wait makes no difference to how often it is asked.
+The projector writes the verdict on the first occurrence of every request id, and announces each commit. Most announcements
+bring the verdicts along. Where one does not, or may have been missed, who waits is found in the table; how many wait makes
+no difference to how often it is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import asyncpg
 import msgspec
 import structlog
 
 from adapters.postgres import is_outage
-from api.versions import Commits, home
+from api.gathered import Gathered
+from api.listener import Listener
+from api.versions import home
+from projections import announcements
 
 log = structlog.get_logger("api")
 
@@ -49,16 +53,21 @@ class _Awaited:
 class Verdicts:
     """Everybody in this process who waits for one."""
 
-    def __init__(self, pool: asyncpg.Pool, commits: Commits) -> None:
+    def __init__(self, pool: asyncpg.Pool, listener: Listener) -> None:
         self._pool = pool
-        self._commits = commits
         self._waiting: dict[int, dict[Key, _Awaited]] = {}
-        self._looking: dict[int, asyncio.Task[None]] = {}
+        self._looking: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        """By partition: who serves those who wait there, and what tells it to look into the table."""
+        self._told: dict[int, int] = {}
+        """By partition: the commit (its next offset) of which all verdicts were told."""
+        self._earlier = Gathered(self._find)
+        listener.hear(announcements.VERDICTS, self._announced)
+        listener.hear(announcements.COMMITS, self._committed)
+        listener.on_change(self._hearing_changed)
 
     async def earlier(self, workspace: str, id: str) -> Verdict | None:
         """The verdict on an id that may have been used before, if there is one already."""
-        found = await self._find([(workspace, id)])
-        return found.get((workspace, id))
+        return await self._earlier.get((workspace, id))
 
     @contextmanager
     def expected(self, workspace: str, id: str) -> Iterator[asyncio.Future[Verdict]]:
@@ -68,7 +77,8 @@ class Verdicts:
         awaited = waiting.setdefault(key, _Awaited())
         awaited.by += 1
         if partition not in self._looking:
-            self._looking[partition] = asyncio.create_task(self._look(partition, self._commits.count[partition]))
+            due = asyncio.Event()
+            self._looking[partition] = due, asyncio.create_task(self._look(partition, due))
         try:
             yield awaited.verdict
         finally:
@@ -76,24 +86,59 @@ class Verdicts:
             if awaited.by == 0 and waiting.get(key) is awaited:
                 del waiting[key]
 
-    async def _look(self, partition: int, count: int) -> None:
-        """Serve those who wait in one partition, until nobody does. `count`: the commits before anybody did."""
+    def _announced(self, payload: str) -> None:
+        told = announcements.decode(payload)
+        self._told[told.partition] = told.next_offset
+        for it in told.verdicts:
+            self._serve(
+                it.workspace,
+                Verdict(
+                    id=it.id,
+                    type=it.type,
+                    subject=it.subject,
+                    version=it.version,
+                    refusal=it.refusal,
+                    requesthash=it.requesthash,
+                ),
+            )
+
+    def _committed(self, payload: str) -> None:
+        partition, _, next_offset = payload.partition(":")
+        if str(self._told.get(int(partition))) != next_offset:
+            self._look_into_table(int(partition))
+
+    def _hearing_changed(self, _connected: bool) -> None:
+        for partition in self._looking:
+            self._look_into_table(partition)
+
+    def _look_into_table(self, partition: int) -> None:
+        if partition in self._looking:
+            self._looking[partition][0].set()
+
+    def _serve(self, workspace: str, verdict: Verdict) -> None:
+        awaited = self._waiting.get(home(workspace), {}).pop((workspace, verdict.id), None)
+        if awaited is not None and not awaited.verdict.done():
+            awaited.verdict.set_result(verdict)
+
+    async def _look(self, partition: int, due: asyncio.Event) -> None:
+        """Serve those who wait in one partition out of the table, whenever that is due, until nobody waits."""
         waiting = self._waiting[partition]
         try:
             while waiting:
-                await self._commits.after(partition, count, _LOOK_AGAIN_SECONDS)
-                count = self._commits.count[partition]
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+                        await due.wait()
+                due.clear()
                 try:
                     found = await self._find(list(waiting))
                 except Exception as error:
                     if not is_outage(error):
                         log.error("verdicts could not be read", exc_info=error)
                     await asyncio.sleep(0.1)
+                    due.set()
                     continue
-                for key, verdict in found.items():
-                    awaited = waiting.pop(key, None)
-                    if awaited is not None and not awaited.verdict.done():
-                        awaited.verdict.set_result(verdict)
+                for (workspace, _), verdict in found.items():
+                    self._serve(workspace, verdict)
         finally:
             del self._looking[partition], self._waiting[partition]
 

@@ -14,11 +14,10 @@ import asyncpg
 from adapters.kafka import partition_of
 from api.errors import unavailable
 from api.listener import Listener
+from projections import announcements
 from projections.queries import workspace_version
 from schemas.topics import EVENTS
 
-CHANNEL = "ravand_commits"
-"""Payload: `<partition>:<next offset>`, after the commit."""
 _REMEMBERED = 10_000
 _LOOK_AGAIN_SECONDS = 0.25
 """While announcements may be missed, the table is looked at this often."""
@@ -31,7 +30,7 @@ class Commits:
         self._listener = listener
         self.count = [0] * EVENTS.partitions
         self._next: list[asyncio.Event] = [asyncio.Event() for _ in range(EVENTS.partitions)]
-        listener.hear(CHANNEL, self._heard)
+        listener.hear(announcements.COMMITS, self._heard)
         listener.on_change(self._hearing_changed)
 
     @property

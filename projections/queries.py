@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,13 @@ class JobRow(msgspec.Struct, frozen=True):
 
     job: Job
     requested_version: int
+
+
+class JobSeen(msgspec.Struct, frozen=True):
+    """A job, if there is one, and the version of its workspace at the moment when it was so."""
+
+    job: Job | None
+    version: int
 
 
 class EpochRow(msgspec.Struct, frozen=True):
@@ -86,10 +93,17 @@ class _Data(msgspec.Struct):
 _data = msgspec.json.Decoder(_Data)
 
 
-async def job(source: Any, workspace: str, job_id: str) -> Job | None:
-    """The job, if this workspace has it."""
-    state = await source.fetchval("SELECT state FROM read.jobs WHERE workspace = $1 AND job_id = $2", workspace, job_id)
-    return None if state is None else _job.decode(state)
+async def jobs_seen(source: Any, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], JobSeen]:
+    """The jobs of these (workspace, id), each with its workspace's version, all as of one moment."""
+    rows = await source.fetch(
+        "SELECT k.workspace, k.id, w.version, j.state FROM unnest($1::text[], $2::text[], $3::int[]) AS"
+        " k(workspace, id, partition) LEFT JOIN log.workspaces w ON w.workspace = k.workspace AND"
+        " w.partition = k.partition LEFT JOIN read.jobs j ON j.workspace = k.workspace AND j.job_id = k.id",
+        [workspace for workspace, _ in keys],
+        [id for _, id in keys],
+        [home(workspace.encode()) for workspace, _ in keys],
+    )
+    return {(row[0], row[1]): JobSeen(None if row[3] is None else _job.decode(row[3]), row[2] or 0) for row in rows}
 
 
 async def jobs_page(

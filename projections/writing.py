@@ -13,11 +13,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from projections import announcements
 from projections.batch import JOURNAL, Batch, Row
 
 _encode = msgspec.json.Encoder().encode
 
-CHANNEL = "ravand_commits"
 _MOVE = """
 UPDATE log.cursors SET next_offset = $3, published = greatest(published, $4), rules = $5, chain = $6
  WHERE partition = $1 AND next_offset = $2
@@ -91,7 +91,9 @@ def _at_once() -> str:
             f"{name}_in AS (INSERT INTO {table} ({quoted}) SELECT u.* FROM moved, unnest({arrays}) AS u{conflict})"  # noqa: S608
         )
         number += len(types)
-    return f"WITH {', '.join(parts)} SELECT pg_notify('{CHANNEL}', ${number}) FROM moved"  # noqa: S608
+    told = f"CASE WHEN ${number} <> '' THEN pg_notify('{announcements.VERDICTS}', ${number}) END"
+    moved = f"pg_notify('{announcements.COMMITS}', ${number + 1})"
+    return f"WITH {', '.join(parts)} SELECT {told}, {moved} FROM moved"  # noqa: S608
 
 
 _AT_ONCE = _at_once()
@@ -117,7 +119,9 @@ async def write(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
         if moved != "UPDATE 1":
             raise LostRace(f"partition {batch.partition} no longer stands at {batch.start}")
         await _write_rows(connection, batch)
-        await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, f"{batch.partition}:{batch.end}")
+        await connection.execute(
+            "SELECT pg_notify($1, $2)", announcements.COMMITS, announcements.commit(batch.partition, batch.end)
+        )
 
 
 async def store_published(pool: asyncpg.Pool, partition: int, position: int, published: int) -> None:
@@ -161,7 +165,8 @@ async def _write_at_once(pool: asyncpg.Pool, batch: Batch, published: int) -> No
     values: list[Any] = [batch.partition, batch.start, batch.end, published, batch.rules, batch.chain]
     for name, types in _TYPES.items():
         values += _columns(rows[name]) if rows[name] else [()] * len(types)
-    moved = await pool.fetch(_AT_ONCE, *values, f"{batch.partition}:{batch.end}")
+    values.append(announcements.verdicts(batch.partition, batch.end, batch.requests))
+    moved = await pool.fetch(_AT_ONCE, *values, announcements.commit(batch.partition, batch.end))
     if not moved:
         raise LostRace(f"partition {batch.partition} no longer stands at {batch.start}")
 

@@ -11,8 +11,8 @@ import structlog
 
 from adapters.postgres import is_outage
 from api.live.ports import Listener
+from projections import announcements
 
-CHANNEL = "ravand_commits"
 CHECK_SECONDS = 5.0
 """How often the cursors are read although nothing seems wrong."""
 
@@ -35,7 +35,7 @@ class Commits:
         self._changed = asyncio.Event()
         self.known = asyncio.Event()
         """Set once the cursors have been read."""
-        listener.hear(CHANNEL, self._heard)
+        listener.hear(announcements.COMMITS, self._heard)
         listener.on_change(self._on_change)
 
     async def run(self) -> None:

@@ -16,11 +16,16 @@ async def test_every_job_is_found_in_its_own_workspace_alone(log: Log) -> None:
     job = str(uuid.uuid4())
     await log.write([*one_job("team", job=job), *one_job("others")])
     await project(log)
-    found = await queries.job(log.database, "team", job)
-    assert found is not None
-    assert (found.id, found.status.value) == (job, "completed")
-    assert await queries.job(log.database, "others", job) is None
-    assert await queries.job(log.database, "team", "no-such") is None
+    keys = [("team", job), ("others", job), ("team", "no-such"), ("nobody", job)]
+    found = await queries.jobs_seen(log.database, keys)
+    mine = found["team", job].job
+    assert mine is not None
+    assert (mine.id, mine.status.value) == (job, "completed")
+    assert [found[key].job for key in keys[1:]] == [None] * 3
+    versions = [await queries.workspace_version(log.database, workspace) for workspace, _ in keys]
+    assert [found[key].version for key in keys] == versions
+    assert versions[0] == mine.version
+    assert versions[3] == 0
 
 
 async def test_pages_of_jobs_are_newest_first_and_neither_skip_nor_repeat(log: Log) -> None:
@@ -57,7 +62,7 @@ async def test_history_follows_the_chain_of_attempts_that_counts(log: Log) -> No
         ]
     )
     await project(log)
-    found = await queries.job(log.database, "team", job)
+    found = (await queries.jobs_seen(log.database, [("team", job)]))["team", job].job
     assert found is not None
     rows = await queries.history(log.database, "team", found)
     assert [(row.attempt, row.epoch) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4)]
