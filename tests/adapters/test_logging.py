@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,3 +119,31 @@ def test_on_a_terminal_a_line_is_read_by_people(capsys: pytest.CaptureFixture[st
     assert "worker" in said
     assert "epoch done" in said
     assert "epoch=3" in said
+
+
+def test_a_line_that_nobody_can_be_told_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(Settings(log_format="json"), "api")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as gone, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", gone)
+        structlog.get_logger("api").info("said to nobody")
+        with contextlib.suppress(BrokenPipeError):
+            gone.close()
+
+
+def test_what_the_quick_look_lets_through_the_thorough_one_would_too() -> None:
+    texts = [
+        TOKEN,
+        f"a{TOKEN}",
+        "x://u:p@h",
+        "bearer abc",
+        "Bearer abc",
+        "ticket=a",
+        "token=b",
+        "password=c",
+        "$argon2i$v",
+    ]
+    for text in texts:
+        assert "[hidden]" in scrub_text(text), text
+        assert "[hidden]" in scrub_text(f"سلام {text}"), text
