@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from api import access
+from api import access, direct
 from api.answers import Answer
 from api.errors import Problem, handle, invalid, malformed, too_large
 from api.proposals import KEY_HEADER, Pending
@@ -124,10 +124,15 @@ def _has_nul(node: Any) -> bool:
 class Route(APIRoute):
     """An endpoint under its access rule."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if direct.call_of(self) is not None:
+            self.app = direct.app_of(self.get_route_handler())
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that Starlette calls."""
         rule = access.rule_of(self.endpoint)
-        run = super().get_route_handler()
+        run = direct.call_of(self) or super().get_route_handler()
         reads = bool({"GET", "HEAD"} & set(self.methods or ()))
         needs_database = rule is not access.Rule.PUBLIC or "/auth/" in self.path
         wants_json = self.body_field is not None
