@@ -12,9 +12,10 @@ import hashlib
 import hmac
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -58,11 +59,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller
     operation: str
     id: str
-    key: str
+    derive_key: Callable[[], str]
+    """The key with which the request can be sent again: the client's own, or one that stands for the id alone."""
     repeatable: bool
     """Whether the client chose the key, so that the id may have been used before."""
     hash: str
     traceparent: str | None
+
+    @property
+    def key(self) -> str:
+        """See `derive_key`: only an answer that is no verdict names it."""
+        return self.derive_key()
 
 
 class Proposals:
@@ -87,7 +94,7 @@ class Proposals:
             caller=caller,
             operation=operation,
             id=id,
-            key=key if key is not None else self._own_key(caller, operation, id),
+            derive_key=partial(self._own_key, caller, operation, id) if key is None else lambda: key,
             repeatable=key is not None,
             hash=hashlib.sha256(msgspec.json.encode([operation, body], order="deterministic")).hexdigest(),
             traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,

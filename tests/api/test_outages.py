@@ -223,16 +223,16 @@ async def test_what_took_effect_is_never_answered_as_if_nothing_had_been_done(
 ) -> None:
     await settled(member)
     job_id = await member.job()
-    find, looks = jobs.find, 0
+    seen, looks = jobs.seen, 0
 
     async def database_is_away_after_the_append(*arguments: Any) -> Any:
         nonlocal looks
         looks += 1
         if looks == 2:
             raise asyncpg.ConnectionDoesNotExistError("gone")
-        return await find(*arguments)
+        return await seen(*arguments)
 
-    monkeypatch.setattr(jobs, "find", database_is_away_after_the_append)
+    monkeypatch.setattr(jobs, "seen", database_is_away_after_the_append)
     answer = await stop(member, job_id)
     assert (answer.status_code, answer.json()["verdict"], answer.json()["job_id"]) == (202, "pending", job_id)
     again = await stop(member, job_id)
@@ -244,15 +244,15 @@ async def test_a_request_that_is_judged_while_it_is_sent_again_is_not_refused_fo
 ) -> None:
     await settled(member)
     job_id = await member.job()
-    find, looks = jobs.find, 0
+    seen, looks = jobs.seen, 0
 
     async def the_first_sending_is_judged_now(*arguments: Any) -> Any:
         nonlocal looks
         looks += 1
         if looks == 1:
             assert (await stop(member, job_id)).json()["status"] == "stopped"
-        return await find(*arguments)
+        return await seen(*arguments)
 
-    monkeypatch.setattr(jobs, "find", the_first_sending_is_judged_now)
+    monkeypatch.setattr(jobs, "seen", the_first_sending_is_judged_now)
     answer = await stop(member, job_id)
     assert (answer.status_code, answer.json().get("status")) == (200, "stopped")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
@@ -38,10 +39,18 @@ def logged() -> Iterator[io.StringIO]:
         logging.getLogger(name).setLevel(level)
 
 
+@contextlib.asynccontextmanager
+async def said_to(written: io.StringIO) -> AsyncIterator[None]:
+    """Standard error goes there."""
+    with contextlib.redirect_stderr(written):
+        yield
+
+
 async def test_no_secret_is_kept_or_said_anywhere(
     platform: Platform, module_settings: Settings, logged: io.StringIO
 ) -> None:
-    async with platform.client() as http:
+    # Our own lines go to standard error, which pytest replaces for each test.
+    async with platform.client() as http, said_to(logged):
         body = {"email": "canary@example.org", "password": CANARY, "name": "Canary"}
         token = (await http.post("/api/auth/register", json=body)).json()["token"]
         assert (await http.post("/api/auth/login", json={**body, "name": 5})).status_code == 422
