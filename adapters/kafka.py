@@ -144,6 +144,11 @@ def consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
     return made
 
 
+AT_LEISURE: dict[str, Any] = {"fetch_min_bytes": 256 * 1024, "fetch_max_wait_ms": 500}
+"""Options of a consumer whom half a second's delay does not matter. A fetch of twelve partitions costs the reader and the
+broker as much as many records do: this one is answered twice a second instead of after every record."""
+
+
 class Appender:
     """Appends records one at a time, each bounded by our own deadline."""
 

@@ -18,7 +18,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from adapters.kafka import consumer, topic_name
+from adapters.kafka import AT_LEISURE, consumer, topic_name
 from adapters.postgres import is_outage
 from adapters.settings import KafkaSettings
 from projections.reading import home
@@ -103,7 +103,7 @@ class JobsTable:
         return wrong
 
     async def _follow(self) -> None:
-        reader = consumer(self._settings)
+        reader = consumer(self._settings, **AT_LEISURE)
         try:
             await reader.start()
             parts = [TopicPartition(topic_name(self._settings, JOBS), number) for number in range(JOBS.partitions)]

@@ -63,7 +63,7 @@ class Supervisor:
         )
         # Little of each row is kept: a supervisor stays small however many jobs wait.
         self._table: JobTable[tuple[str, Held | None]] = JobTable(_held_in)
-        self._jobs = Tail(settings.kafka, JOBS, self._on_rows)
+        self._jobs = Tail(settings.kafka, JOBS, self._on_rows, at_leisure=True)
         self._beats = Tail(settings.kafka, HEARTBEATS, self._on_beats)
         self._started_at = int(time.time() * 1000)
         beats = topic_name(settings.kafka, HEARTBEATS)

@@ -32,9 +32,12 @@ LONGEST_PAUSE = 2.0
 class Tail:
     """One consumer of a table. Readers of tables keep versions, so reading anything a second time does no harm."""
 
-    def __init__(self, settings: KafkaSettings, topic: Topic, on_records: OnRecords) -> None:
-        """Nothing is read before `run`."""
+    def __init__(
+        self, settings: KafkaSettings, topic: Topic, on_records: OnRecords, *, at_leisure: bool = False
+    ) -> None:
+        """Nothing is read before `run`. `at_leisure`: half a second's delay does not matter."""
         self._settings = settings
+        self._options = kafka.AT_LEISURE if at_leisure else {}
         self._partitions = [TopicPartition(kafka.topic_name(settings, topic), n) for n in range(topic.partitions)]
         self._on_records = on_records
         self._log = structlog.get_logger("tail").bind(topic=topic.name)
@@ -49,7 +52,11 @@ class Tail:
         while True:
             # `earliest` is also what happens to a position beyond the end of a log that lost its tail: read it all again.
             consumer = kafka.consumer(
-                self._settings, auto_offset_reset="earliest", max_poll_records=2000, metadata_max_age_ms=30_000
+                self._settings,
+                auto_offset_reset="earliest",
+                max_poll_records=2000,
+                metadata_max_age_ms=30_000,
+                **self._options,
             )
             try:
                 consumer.assign(self._partitions)
