@@ -21,7 +21,7 @@ def servers_cpu(settings: Settings) -> dict[str, float]:
 def _listening(port: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.AccessDenied):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,) and connection.pid:
                 return psutil.Process(connection.pid)
     return None
 
