@@ -73,8 +73,9 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
-HELD = frozenset({Status.RUNNING, Status.STOPPING, Status.PAUSING})
-OVER = frozenset({Status.COMPLETED, Status.FAILED, Status.STOPPED})
+# In tuples, since a member of an enumeration is found in one by identity, and in a set by a hash that Python computes.
+HELD = (Status.RUNNING, Status.STOPPING, Status.PAUSING)
+OVER = (Status.COMPLETED, Status.FAILED, Status.STOPPED)
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from domain.events import (
     Checkpoint,
     CheckpointSaved,
     DatasetRegistered,
+    EpochCompleted,
     Event,
     JobRequested,
     JobRetried,
@@ -145,6 +146,8 @@ def judge(workspace: Workspace, *, id: str, subject: str, actor: str, event: Eve
         if id in workspace.requests:
             return Refusal.DUPLICATE
         workspace.requests.add(id)
+    elif type(event) is not RulesActivated:
+        return _judge_job(workspace, subject, event, at)
     match event:
         case DatasetRegistered():
             return _register_dataset(workspace, id, subject, actor, event, at)
@@ -176,6 +179,10 @@ def _judge_job(workspace: Workspace, subject: str, event: Event, at: int) -> Eff
     assert before is not None  # Only a JobRequested is admitted without a job.
     workspace.version = version = workspace.version + 1
     match event:
+        case EpochCompleted():  # First, since most are.
+            job = jobs.evolve(before, event, at=at, version=version)
+            workspace.jobs[subject] = job
+            return Effect(version=version, job=job)
         case ModelRegistered():
             return _register_model(workspace, before, event, at)
         case CheckpointSaved():

@@ -225,8 +225,13 @@ class Judge:
         batch.checkpoints.append(row)
 
 
-def _unusual(found: tuple[tuple[str, bytes | None], ...], reading: Envelope | Refused) -> bytes | None:
+def _unusual(found: Sequence[tuple[str, bytes | None]], reading: Envelope | Refused) -> bytes | None:
     """The record's headers for the journal; None where they are the copies that every writer makes."""
-    if isinstance(reading, Envelope) and found == (_TYPE_COPIES[type(reading.data)], ("ce_id", reading.id.encode())):
+    if (
+        type(reading) is not Refused
+        and len(found) == 2
+        and found[0] == _TYPE_COPIES[type(reading.data)]  # type: ignore[union-attr]  # mypy does not narrow by `type`.
+        and found[1] == ("ce_id", reading.id.encode())
+    ):
         return None
     return _encode([(name, value) for name, value in found])

@@ -10,12 +10,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from adapters.kafka import consumer, producer, topic_name
+from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
 from schemas.topics import Topic
 
-FETCH_BYTES = 1024 * 1024
-"""What one answer of the broker may hold of a partition: some 1,350 records of 755 bytes, so also a batch's size."""
+FETCH_BYTES = 2 * 1024 * 1024
+"""What one answer of the broker may hold of a partition: some 2,400 records of 755 bytes, so also a batch's size."""
+_BATCH_BYTES = 768 * 1024
+"""Of one batch that is sent: below the megabyte that a broker takes if nobody told it otherwise. Each costs half a millisecond."""
 _PARTING_SECONDS = 5.0
 
 
@@ -35,7 +38,7 @@ class Producers:
         """The one in use, started if there is none. Raises `KafkaError`."""
         async with self._starting:
             if self._publisher is None:
-                fresh = producer(self._settings)
+                fresh = producer(self._settings, max_batch_size=_BATCH_BYTES)
                 try:
                     await fresh.start()
                 except BaseException:
@@ -82,6 +85,7 @@ class PartitionReader:
     async def start(self) -> None:
         """Connect. Raises `KafkaError`."""
         await self._consumer.start()
+        hand_out_parsed(self._consumer)
         self._consumer.assign([self.at])
 
     async def close(self) -> None:
@@ -105,7 +109,7 @@ class PartitionReader:
         return int(await self._consumer.position(self.at))
 
     async def records(self, *, at_most: int, seconds: float) -> list[Any]:
-        """What there is, waiting for the first at most so long. Raises `KafkaError`."""
+        """What there is, as `adapters.parsed_records` says, waiting for the first at most so long. Raises `KafkaError`."""
         found = await self._consumer.getmany(self.at, timeout_ms=int(seconds * 1000), max_records=at_most)
         return list(found.get(self.at, ()))
 

@@ -219,7 +219,7 @@ class Partition:
                 if silent > _STALLED_SECONDS * 1000:
                     raise Stalled(f"no answer for {silent / 1000:.0f} s")
                 continue
-            size = sum(len(record.value or b"") + 200 for record in records)
+            size = sum([len(record.value or b"") for record in records]) + 200 * len(records)
             await self._common.budget.take(size)
             batch = _InHand(size, in_hand, self._common.budget)
             judge.memory.committed_through(self.progress.committed)

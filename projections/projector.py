@@ -26,7 +26,8 @@ from projections.reading import home
 from projections.trouble import Trouble
 from schemas.topics import EVENTS
 
-IN_HAND_BYTES = 6 * 1024 * 1024
+IN_HAND_BYTES = 9 * 1024 * 1024
+"""Three batches of a backlog: one is judged, one written, one published."""
 MEMORY_KEYS = 8_000
 """Jobs and the like that a process keeps in memory when idle, over all its partitions."""
 _TICK_SECONDS = 0.5

@@ -20,6 +20,8 @@ from schemas.upcast import upcast
 
 PREFIX = "ravand."
 MAX_RECORD_BYTES = 256 * 1024
+_BACKSLASH = ord("\\")
+"""As a number: looking for one byte takes 0.03 µs, for a `bytes` of one byte 0.4."""
 RESERVED = frozenset({"version", "previous", "at", "job"})
 """What a fact adds to its record (`schemas.facts`); a record that brings a member of that name could forge or break it."""
 
@@ -191,7 +193,7 @@ def decode(value: bytes | None) -> Envelope:
     kind = type(envelope.data)
     if envelope.dataschema != _SCHEMAS[kind]:
         return _decode_slowly(value, None)
-    if not as_written or kind is JobRequested or b"\\" in value:
+    if not as_written or kind is JobRequested or _BACKSLASH in value:
         _read_whole(value)
     return envelope
 

@@ -39,12 +39,18 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 _decode = reader(msgspec.json.Decoder(Fact).decode)
 
 
+class _Tail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a fact has beyond its record, in the order of its members."""
+
+    version: int
+    previous: int
+    at: int
+    job: JobView | None = None
+
+
 def tail(*, version: int, previous: int, at: int, job: JobView | None) -> bytes:
     """What a fact has beyond its record's own bytes; kept in the journal, so that a fact is the same whenever it is made."""
-    made = b',"version":%d,"previous":%d,"at":%d' % (version, previous, at)
-    if job is not None:
-        made += b',"job":' + _encode(job)
-    return made + b"}"
+    return b"," + _encode(_Tail(version, previous, at, job))[1:]
 
 
 def join(value: bytes, tail: bytes) -> bytes:

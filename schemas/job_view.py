@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
 from domain.job import Job, Status
+
+_RUNNING, _COMPLETED = Status.RUNNING, Status.COMPLETED
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +40,12 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def view(job: Job) -> JobView:
     """What to show of a job."""
-    epochs = job.spec.epochs
-    completed = job.status is Status.COMPLETED
+    status, epoch, epochs = job.status, job.epoch, job.spec.epochs
     return JobView(
         job_id=job.id,
-        status=job.status.value,
-        progress=100.0 if completed else min(100.0, round(100 * job.epoch / epochs, 2)),
-        epoch=job.epoch,
+        status=str(status),
+        progress=100.0 if status is _COMPLETED else _progress(epoch, epochs),
+        epoch=epoch,
         epochs=epochs,
         attempt=job.attempt,
         message=message(job),
@@ -52,11 +54,15 @@ def view(job: Job) -> JobView:
         model=ModelRef(name=job.model.name, number=job.model.number) if job.model else None,
         error=job.error.code if job.error else None,
         eta_seconds=(
-            round(max(0, epochs - job.epoch) * job.epoch_seconds, 1)
-            if job.epoch_seconds and job.status is Status.RUNNING
-            else None
+            round(max(0, epochs - epoch) * job.epoch_seconds, 1) if job.epoch_seconds and status is _RUNNING else None
         ),
     )
+
+
+@lru_cache(maxsize=16_384)
+def _progress(epoch: int, epochs: int) -> float:
+    """Percent. Kept, since rounding costs 0.5 µs, and jobs go through the same steps."""
+    return min(100.0, round(100 * epoch / epochs, 2))
 
 
 _LOSSES = {
@@ -71,15 +77,15 @@ _LOSSES = {
 
 def message(job: Job) -> str:
     """One plain sentence on where the job is and why."""
+    if job.status is _RUNNING and job.epoch:  # Most records by far are epochs.
+        return f"Epoch {job.epoch} of {job.spec.epochs}."
     match job.status:
         case Status.QUEUED if job.loss:
             return f"Attempt {job.attempt} ended: {_LOSSES.get(job.loss, job.loss)}. Waiting for a worker."
         case Status.QUEUED:
             return "Waiting for a worker."
-        case Status.RUNNING if job.epoch == 0:
-            return "Starting."
         case Status.RUNNING:
-            return f"Epoch {job.epoch} of {job.spec.epochs}."
+            return "Starting."
         case Status.STOPPING:
             return "Stopping: the worker saves a checkpoint first."
         case Status.PAUSING:
