@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from cli.backup import backup, restore
 from cli.errors import CommandError
 from cli.services import read_settings
 
 app = typer.Typer(help="Set up and look after an installation.", no_args_is_help=True)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()
