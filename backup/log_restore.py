@@ -68,12 +68,14 @@ class LogRestore:
                 batch = None
                 await self._leave_marks(cut.partition, place, record.offset)
                 place = record.offset
-            if batch is None or not _append(batch, record):
+            if _size(record) > _BATCH_BYTES:
+                await self._send(cut.partition, batch, place)
+                batch = None
+                await self._send_large(cut.partition, record)
+            elif batch is None or not _append(batch, record):
                 await self._send(cut.partition, batch, place)
                 batch = self._plain_batch()
-                if not _append(batch, record):
-                    await self._send_large(cut.partition, record)
-                    batch = None
+                _append(batch, record)
             place = record.offset + 1
         await self._send(cut.partition, batch, place)
 
@@ -153,6 +155,10 @@ class LogRestore:
             return (await reader.bounds())[1]
         finally:
             await reader.close()
+
+
+def _size(record: Record) -> int:
+    return sum(len(part or b"") for part in (record.key, record.value, *(value for _, value in record.headers)))
 
 
 def _append(batch: Any, record: Record) -> bool:

@@ -135,10 +135,10 @@ class _Restoring:
             async with _projecting(self._settings) as projector:
                 wanted = {cut.partition: cut.next_offset for cut in self._manifest.partitions}
                 while True:
-                    rows = await connection.fetch("SELECT partition, next_offset, published FROM log.cursors")
-                    reached = {row[0]: min(row[1], row[2]) for row in rows if row[1]}
-                    self._told("folding", sum(reached.values()), sum(wanted.values()))
-                    if all(reached.get(partition, 0) >= end for partition, end in wanted.items()):
+                    reached = dict(await connection.fetch("SELECT partition, next_offset FROM log.cursors"))
+                    done = sum(min(reached.get(partition, 0), end) for partition, end in wanted.items())
+                    self._told("folding", done, sum(wanted.values()))
+                    if done == sum(wanted.values()):  # What is not yet published is, before the projector ends.
                         break
                     await asyncio.wait({projector}, timeout=_LOOK_SECONDS)
                     if projector.done():

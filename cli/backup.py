@@ -51,6 +51,7 @@ def restore(
 
     All of the backup is checked before anything is written. The log gets a new id; everything else is as it was.
     """
+    from adapters.logging import configure
     from backup.check import check
     from backup.restore import restore as restored
 
@@ -58,8 +59,11 @@ def restore(
         if verify_only:
             manifest, log_id = _checked(lambda: check(folder, lambda done, of: phases.told("checking", done, of))), None
         else:
+            settings = read_settings()
+            # A projector folds the log at the end, and only its trouble is news here.
+            configure(settings.model_copy(update={"log_level": "warning"}), "restore")
             manifest, log_id = _run(
-                restored(read_settings(), folder, phases.told),
+                restored(settings, folder, phases.told),
                 "The backup was not restored",
                 "What was begun is gone on with by the same command; no service starts before it is done.",
             )
