@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 
+import psutil
 import pytest
 
 from adapters.settings import Settings
@@ -26,8 +27,10 @@ pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(400)]
 @pytest.fixture
 def ups(tmp_path: Path) -> Iterator[tuple[Up, Up]]:
     """Two state folders on two ports; what runs at the end is stopped."""
-    lease = {"RAVAND_WORKER__LEASE_SECONDS": "3"}
-    both = Up(tmp_path / "old", free_port(), 1, lease), Up(tmp_path / "new", free_port(), 1, lease)
+    # The old one's worker is held still for a while, and is not to be lost for that.
+    leases = ({"RAVAND_WORKER__LEASE_SECONDS": seconds} for seconds in ("300", "3"))
+    one, other = (Up(tmp_path / name, free_port(), 1, next(leases)) for name in ("old", "new"))
+    both = one, other
     try:
         yield both
     finally:
@@ -68,8 +71,12 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
     stopped = train(server, epochs=100_000)["job_id"]
     until(follow(server, stopped), lambda m: m.get("epoch", 0) >= 2)
     server.post("/api/train/stop", {"job_id": stopped})
-    running = train(server, epochs=600, checkpoint_every=10)["job_id"]
+    until(follow(server, stopped), lambda m: m["status"] == "stopped")
+    running = train(server, epochs=80, checkpoint_every=10)["job_id"]
     seen = until(follow(server, running), lambda m: m["event"] == "CheckpointSaved")
+    working = worker_of(old)
+    for process in working:
+        process.suspend()
     environment: Any = environment_of(old)
     old.ravand("audit", "anchor", str(tmp_path / "anchor"), **environment)
     with Load(old.user()) as load:
@@ -78,6 +85,8 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
         until_sent(load, load.sent + 1)
     kept = await held(settings_of(environment), taken)
     assert sum(end for _, end in await query(settings_of(environment), CURSORS)) > len(kept["log"]), "writes went on"
+    for process in working:
+        process.resume()
     assert old.stop() == 0
 
     empty = servers_only(new.state)
@@ -105,12 +114,18 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
     until(follow(server, running, since=seen["version"]), lambda m: m["status"] == "completed", heard)
     [started] = [message for message in heard if message["event"] == "AttemptStarted" and message["attempt"] == 2]
     assert started["epoch"] >= 10
-    assert [epoch["epoch"] for epoch in server.get(f"/api/train/{running}/history")] == list(range(1, 601))
+    assert [epoch["epoch"] for epoch in server.get(f"/api/train/{running}/history")] == list(range(1, 81))
     model, rows = tmp_path / "model.zip", tmp_path / "rows.csv"
     token: Any = {"RAVAND_TOKEN": server.token}
     new.ravand("model", "download", "penguins", "-o", str(model), **token)
     rows.write_text("".join(PENGUINS.read_text().splitlines(keepends=True)[:20]))
     assert len(list(csv.DictReader(io.StringIO(new.ravand("predict", str(model), str(rows)).stdout)))) == 19
+
+
+def worker_of(up: Up) -> list[psutil.Process]:
+    """The worker with its training child, so that a job stays where it is."""
+    [pid] = [row["pid"] for row in up.ps() if row["service"] == "worker"]
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
 
 CURSORS = "SELECT partition, next_offset FROM log.cursors"

@@ -15,6 +15,8 @@ from adapters.migrations.tables import metadata
 from adapters.object_store import ObjectStore
 from adapters.settings import Settings
 from adapters.topics import WrongTopics, check_topics
+from audit.seals import Anchor, Head
+from audit.verify import Wishes, verify
 from backup import restore as restoring
 from backup.check import check
 from backup.cut import FOLDED, LEFT_OUT, SAVED
@@ -79,6 +81,38 @@ async def test_a_restored_installation_can_be_backed_up_and_restored_again(
     finally:
         await connection.close()
     assert ancestors == {first.log_id, again.log_id}
+
+
+class TestAnchorsAfterARestore:
+    """They prove what both logs have in common, and say what was not restored."""
+
+    @pytest.mark.parametrize(
+        ("younger", "log_id", "said"),
+        [(0, None, set()), (1, None, {"anchor_beyond"}), (0, "another", {"anchor_foreign"})],
+        ids=["as old as the backup", "younger", "of another log"],
+    )
+    async def test_of_the_log_that_was_backed_up(
+        self, taken: Path, fresh: Fresh, younger: int, log_id: str | None, said: set[str]
+    ) -> None:
+        target = fresh("anchored")
+        manifest, _ = await restore(target, taken)
+        heads = tuple(
+            Head(cut.partition, cut.next_offset + younger, bytes.fromhex(cut.chain)) for cut in manifest.partitions
+        )
+        anchor = Anchor(log_id or manifest.log_id, 0, heads)
+        report = await verify(target, Wishes(anchor=anchor, processes=1))
+        # Offsets and rows of foreign programs are in this log too: what matters here is what is said of the anchor.
+        assert {found.what for found in report.breaks if found.what.startswith("anchor")} == said
+        assert report.anchors == (0 if said else len(heads))
+
+    async def test_a_head_that_differs_is_found(self, taken: Path, fresh: Fresh) -> None:
+        target = fresh("anchored")
+        manifest, _ = await restore(target, taken)
+        wrong = Anchor(
+            manifest.log_id, 0, (Head(manifest.partitions[0].partition, manifest.partitions[0].next_offset, bytes(32)),)
+        )
+        report = await verify(target, Wishes(anchor=wrong, processes=1))
+        assert "anchor_differs" in {found.what for found in report.breaks}
 
 
 def test_every_table_is_saved_folded_or_left_out_on_purpose() -> None:
