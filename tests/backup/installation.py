@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psutil
 from adapters.settings import Settings
 from schemas.topics import EVENTS
 from tests.e2e.conftest import Up
+from tests.ops.conftest import until
 from tests.projections.platform import Log
 
 
@@ -78,19 +80,20 @@ def kill_everything(up: Up) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def servers_only(state: Path) -> subprocess.Popen[str]:
-    """`ravand up --only-servers`, once it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "up", "--state", str(state), "--only-servers"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=dict(os.environ),
-    )
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "only the servers" in line:
-            return process
-    raise AssertionError("".join(said))
+@contextmanager
+def servers_only(state: Path) -> Iterator[None]:
+    """`ravand up --only-servers`, ready and until the end of the block."""
+    output = state.with_name(f"{state.name}.servers.log")
+    with output.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "up", "--state", str(state), "--only-servers"],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until("the servers are ready", lambda: process.poll() is not None or "only the servers" in output.read_text())
+        assert process.poll() is None, output.read_text()
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0

@@ -72,11 +72,11 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
     until(follow(server, stopped), lambda m: m.get("epoch", 0) >= 2)
     server.post("/api/train/stop", {"job_id": stopped})
     until(follow(server, stopped), lambda m: m["status"] == "stopped")
-    running = train(server, epochs=80, checkpoint_every=10)["job_id"]
+    [pid] = [row["pid"] for row in old.ps() if row["service"] == "worker"]
+    worker = psutil.Process(pid)
+    running = train(server, epochs=200, checkpoint_every=10)["job_id"]
     seen = until(follow(server, running), lambda m: m["event"] == "CheckpointSaved")
-    working = worker_of(old)
-    for process in working:
-        process.suspend()
+    worker.suspend()
     environment: Any = environment_of(old)
     old.ravand("audit", "anchor", str(tmp_path / "anchor"), **environment)
     with Load(old.user()) as load:
@@ -85,25 +85,24 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
         until_sent(load, load.sent + 1)
     kept = await held(settings_of(environment), taken)
     assert sum(end for _, end in await query(settings_of(environment), CURSORS)) > len(kept["log"]), "writes went on"
-    for process in working:
-        process.resume()
+    worker.resume()
     assert old.stop() == 0
 
-    empty = servers_only(new.state)
-    joined: Any = environment_of(new)
-    said = json.loads(new.ravand("admin", "restore", str(tmp_path / "backup"), "--json", **joined).stdout)
-    assert await held(settings_of(joined), taken) == kept
-    assert await query(settings_of(joined), "SELECT log_id FROM log.history") == [(said["restored_as"],)]
-    assert said["restored_as"] != taken["log_id"]
-    assert files(new.state / "objects") == files(tmp_path / "backup" / "objects")
-    verified = new.ravand("audit", "verify", "--anchor", str(tmp_path / "anchor"), "--processes", "1", **joined).stdout
-    assert "Nothing is broken" in verified
-    assert "which this one was restored from" in verified
-    refused = new.ravand("admin", "restore", str(tmp_path / "backup"), check=False, **joined)
-    assert refused.returncode == 1
-    assert "a backup is restored into an empty installation" in refused.stderr
-    empty.terminate()
-    empty.wait(60)
+    with servers_only(new.state):
+        joined: Any = environment_of(new)
+        said = json.loads(new.ravand("admin", "restore", str(tmp_path / "backup"), "--json", **joined).stdout)
+        assert await held(settings_of(joined), taken) == kept
+        assert await query(settings_of(joined), "SELECT log_id FROM log.history") == [(said["restored_as"],)]
+        assert said["restored_as"] != taken["log_id"]
+        assert files(new.state / "objects") == files(tmp_path / "backup" / "objects")
+        verified = new.ravand(
+            "audit", "verify", "--anchor", str(tmp_path / "anchor"), "--processes", "1", **joined
+        ).stdout
+        assert "Nothing is broken" in verified
+        assert "which this one was restored from" in verified
+        refused = new.ravand("admin", "restore", str(tmp_path / "backup"), check=False, **joined)
+        assert refused.returncode == 1
+        assert "a backup is restored into an empty installation" in refused.stderr
 
     new.start()
     server = _server(new, "/api/auth/login", ada)
@@ -114,18 +113,12 @@ async def test_a_backup_under_load_is_restored_and_the_work_goes_on(ups: tuple[U
     until(follow(server, running, since=seen["version"]), lambda m: m["status"] == "completed", heard)
     [started] = [message for message in heard if message["event"] == "AttemptStarted" and message["attempt"] == 2]
     assert started["epoch"] >= 10
-    assert [epoch["epoch"] for epoch in server.get(f"/api/train/{running}/history")] == list(range(1, 81))
+    assert [epoch["epoch"] for epoch in server.get(f"/api/train/{running}/history")] == list(range(1, 201))
     model, rows = tmp_path / "model.zip", tmp_path / "rows.csv"
     token: Any = {"RAVAND_TOKEN": server.token}
     new.ravand("model", "download", "penguins", "-o", str(model), **token)
     rows.write_text("".join(PENGUINS.read_text().splitlines(keepends=True)[:20]))
     assert len(list(csv.DictReader(io.StringIO(new.ravand("predict", str(model), str(rows)).stdout)))) == 19
-
-
-def worker_of(up: Up) -> list[psutil.Process]:
-    """The worker with its training child, so that a job stays where it is."""
-    [pid] = [row["pid"] for row in up.ps() if row["service"] == "worker"]
-    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
 
 CURSORS = "SELECT partition, next_offset FROM log.cursors"
