@@ -116,9 +116,17 @@ async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
             cursors[number] |= {"log_first": first, "log_end": end}
         torn = [found for cursor in cursors if (found := _torn(cursor)) is not None]
         seals, notes, breaks = await _seals(connection, log_id, wishes)
-        breaks += _foreign(wishes.anchor, log_id)
-        heads = wishes.anchor.heads if wishes.anchor is not None and wishes.anchor.log_id == log_id else ()
-        breaks += _beyond(heads, cursors, "anchor") + _beyond(seals, cursors, "seal")
+        shared = await _shared_with(connection, wishes.anchor, log_id)
+        breaks += _foreign(wishes.anchor, log_id, shared)
+        heads = wishes.anchor.heads if wishes.anchor is not None else ()
+        if shared and wishes.anchor is not None:
+            breaks += _not_restored(heads, shared)
+            heads = tuple(head for head in heads if head.next_offset <= shared.get(head.partition, 0))
+            notes.append(f"the anchor is of the log {wishes.anchor.log_id}, which this one was restored from")
+        elif wishes.anchor is not None and wishes.anchor.log_id != log_id:
+            heads = ()
+        breaks += _beyond(heads, cursors, "anchor")
+        breaks += _beyond(seals, cursors, "seal")
         if wishes.segments is not None:
             breaks += await asyncio.to_thread(_segments, settings, wishes.segments, cursors)
         works = [
@@ -193,10 +201,33 @@ async def _seals(connection: Any, log_id: str, wishes: Wishes) -> tuple[list[Hea
     return right, [], breaks
 
 
-def _foreign(anchor: Anchor | None, log_id: str) -> list[Break]:
+async def _shared_with(connection: Any, anchor: Anchor | None, log_id: str) -> dict[int, int]:
+    """Up to where each partition is that of the anchor's log, when this one was restored from a backup of it."""
     if anchor is None or anchor.log_id == log_id:
+        return {}
+    query = "SELECT partition, next_offset FROM log.ancestors WHERE log_id = $1"
+    return {row["partition"]: row["next_offset"] for row in await connection.fetch(query, anchor.log_id)}
+
+
+def _not_restored(heads: tuple[Head, ...], shared: Mapping[int, int]) -> list[Break]:
+    """The anchor was made after the backup: what came between is not in this history."""
+    return [
+        Break(
+            what="anchor_beyond",
+            detail=f"the anchor file knows the history up to offset {head.next_offset}, and the backup that this log was"
+            f" restored from ended at {shared.get(head.partition, 0)}: what came between was not restored",
+            partition=head.partition,
+            offset=shared.get(head.partition, 0),
+        )
+        for head in heads
+        if head.next_offset > shared.get(head.partition, 0)
+    ]
+
+
+def _foreign(anchor: Anchor | None, log_id: str, shared: Mapping[int, int]) -> list[Break]:
+    if anchor is None or anchor.log_id == log_id or shared:
         return []
-    detail = f"the anchor is of the log {anchor.log_id}, and this is {log_id}: a restored backup, or its id was altered"
+    detail = f"the anchor is of the log {anchor.log_id}, and this is {log_id}, which was not restored from that one"
     return [Break(what="anchor_foreign", detail=detail, table="log.history", row=log_id)]
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.backup import backup, restore
 from cli.errors import CommandError
 from cli.services import read_settings
 
+if TYPE_CHECKING:
+    from adapters.settings import Settings
+
 app = typer.Typer(help="Set up and look after an installation.", no_args_is_help=True)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()
@@ -19,9 +25,11 @@ def init() -> None:
     """Create what is missing: topics, tables, the object store's marker. Running it again changes nothing."""
     from aiokafka.errors import KafkaError
 
+    from adapters.topics import WrongTopics
+
     settings = read_settings()
 
-    async def initialise() -> list[str]:
+    async def initialise() -> tuple[list[str], dict[int, int]]:
         from adapters.migrations import migrate
         from adapters.object_store import ObjectStore
         from adapters.topics import check_topics, create_topics
@@ -30,10 +38,12 @@ def init() -> None:
         await check_topics(settings.kafka)
         await migrate(settings.database.url.get_secret_value())
         await ObjectStore(settings.store.url).init()
-        return created
+        return created, await _complete(settings)
 
     try:
-        created = asyncio.run(initialise())
+        created, lost = asyncio.run(initialise())
+    except WrongTopics as error:
+        raise CommandError(f"The log is not as it must be: {error}", "Nothing was changed.") from None
     except (KafkaError, OSError) as error:
         raise CommandError(
             f"The installation could not be initialised: {error}",
@@ -44,6 +54,37 @@ def init() -> None:
         if created
         else "Ready; nothing to create."
     )
+    if lost:
+        typer.echo(_completed(lost))
+
+
+@app.command("complete-log")
+def complete_log() -> None:
+    """After a loss of power, and before any service: give the log back what it lost and the journal has."""
+    typer.echo(_completed(asyncio.run(_complete(read_settings()))))
+
+
+async def _complete(settings: Settings) -> dict[int, int]:
+    import asyncpg
+    from aiokafka.errors import KafkaError
+
+    from projections.log_check import LogDiverged, complete
+
+    try:
+        return await complete(settings.kafka, settings.database)
+    except LogDiverged as error:
+        raise CommandError(str(error), "docs/backup.md says what can be done.") from None
+    except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(
+            f"The log could not be compared with the journal: {type(error).__name__}: {error}",
+            "Check that Kafka and PostgreSQL run and are the ones meant, and run it again.",
+        ) from None
+
+
+def _completed(lost: dict[int, int]) -> str:
+    if not lost:
+        return "The log is whole."
+    return f"{sum(lost.values())} records that the broker had lost were completed from the journal."
 
 
 @app.command()

@@ -136,6 +136,7 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
     from adapters.migrations import MissingTables, WrongSchema
     from adapters.postgres import is_outage
     from adapters.topics import MissingTopics, WrongTopics, check_topics
+    from projections.log_check import LogDiverged
 
     loop = asyncio.get_running_loop()
     refuse_at = loop.time() + INITIALISATION_SECONDS
@@ -145,7 +146,10 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
             await check_topics(settings.kafka)
             if database:
                 await _check_tables(settings)
+                await _complete_log(settings)
             return
+        except LogDiverged as error:
+            raise CommandError(str(error)) from None
         except (MissingTopics, MissingTables) as error:
             if loop.time() > refuse_at:
                 raise CommandError(str(error), "Run `ravand admin init` once, then start again.") from None
@@ -164,6 +168,14 @@ async def _surroundings(settings: Settings, database: bool, log: structlog.stdli
             said = waiting_for
         await asyncio.sleep(delay)
         delay = min(0.25, delay * 2)
+
+
+async def _complete_log(settings: Settings) -> None:
+    """Of a Kafka that runs elsewhere. `ravand up` has done it before it let anybody reach its own."""
+    from projections.log_check import complete
+
+    if settings.state is None:
+        await complete(settings.kafka, settings.database)
 
 
 async def _check_tables(settings: Settings) -> None:

@@ -73,6 +73,10 @@ class KafkaServer:
         self.index = nodes.index(node)
         self.node, self.nodes, self._secrets, self._say = node, nodes, secrets, say
 
+    def among(self, node: Node, nodes: Sequence[Node]) -> KafkaServer:
+        """The same broker at the addresses of `node`."""
+        return KafkaServer(node, nodes, self._secrets, self._say)
+
     @property
     def address(self) -> str:
         """Where clients connect."""

@@ -9,17 +9,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 
-from ops import registry
+from ops import power_loss, registry
 from ops.console import Console
 from ops.embedded import together
 from ops.errors import OperatorError
 from ops.installation import Installation, Options, plan
-from ops.keeper import Keeper
+from ops.kafka_server import KafkaServer
+from ops.keeper import Keeper, State
 from ops.log_file import LogFile
-from ops.one_shot import run_to_end
+from ops.one_shot import Outcome, run_to_end
 from ops.program import Program
 from ops.state_folder import StateFolder, replace
 
@@ -110,15 +111,54 @@ class _Run:
         )
 
     async def _start_servers(self) -> None:
-        await together(self._start_server(keeper) for keeper in self._servers)
+        brokers = [keeper.program for keeper in self._servers if isinstance(keeper.program, KafkaServer)]
+        if power_loss.suspected(brokers):
+            await self._complete_log(brokers)
+        power_loss.log_is_whole(brokers)
+        await together(self._start_server(keeper) for keeper in self._servers if keeper.state is not State.RUNNING)
+        power_loss.log_is_whole(brokers)
         self._console.starting = False
-        known = self._state.initialised.exists()
+        # The log of a Kafka that is not ours may have to be completed, which `init` does: nobody writes before.
+        known = self._state.initialised.exists() and bool(brokers)
         if known or not self._services:
             self._rest_may_load.set()
         if self._services:
             await self._initialise(urgent=not known)
             self._state.initialised.touch()
         self._rest_may_load.set()
+
+    async def _complete_log(self, brokers: Sequence[KafkaServer]) -> None:
+        """With brokers that nobody else can reach, which are stopped again."""
+        self._console.say("kafka", "was not stopped before the machine was: its log is compared with the journal first")
+        alone = power_loss.hidden(brokers)
+        keepers = [self._keeper(broker, self._console.relay_server) for broker in alone]
+        others = [keeper for keeper in self._servers if not isinstance(keeper.program, KafkaServer)]
+        try:
+            await together(
+                [*(keeper.start() for keeper in keepers), *(self._start_server(keeper) for keeper in others)]
+            )
+            done = await self._command("complete-log", alone[0].client_settings())
+        finally:
+            await self._stop_group(keepers)
+        if done.status != 0:
+            raise OperatorError(
+                f"The log could not be completed: {done.said}", "Nobody has written to it; nothing was changed."
+            )
+        self._console.say("kafka", done.said.rpartition("\n")[2])
+
+    async def _command(
+        self, name: str, settings: Mapping[str, str], before_exec: Callable[[], None] | None = None
+    ) -> Outcome:
+        """`ravand admin NAME`, with these settings on top; what it says goes into a log file."""
+        log = LogFile(self._state.logs / f"{name}.log")
+        with closing(log):
+            return await run_to_end(
+                [sys.executable, "-P", "-m", "cli", "admin", name],
+                self._state.root,
+                {**self._installation.environment, **settings},
+                before_exec=before_exec,
+                on_line=lambda line: log.write(f"{line}\n".encode()),
+            )
 
     async def _start_server(self, keeper: Keeper) -> None:
         began = time.monotonic()
@@ -139,19 +179,12 @@ class _Run:
         At a first start everything waits for it. Later it usually finds all in place, and the API need not wait for
         that to be found out; after an upgrade the services wait by themselves for the tables that they need.
         """
-        log = LogFile(self._state.logs / "init.log")
-        with closing(log):
-            done = await run_to_end(
-                [sys.executable, "-P", "-m", "cli", "admin", "init"],
-                self._state.root,
-                self._installation.environment,
-                before_exec=None if urgent else lambda: void(os.nice(10)),
-                on_line=lambda line: log.write(f"{line}\n".encode()),
-            )
+        done = await self._command("init", {}, None if urgent else lambda: void(os.nice(10)))
         if done.status != 0:
             raise OperatorError(
                 f"Topics and tables could not be made: {done.said}",
-                f"All that it said is in {log.path}. Nothing is half done: start again when the cause is gone.",
+                f"All that it said is in {self._state.logs / 'init.log'}."
+                " Nothing is half done: start again when the cause is gone.",
             )
         self._console.say("init", done.said.rpartition("\n")[2] or "done")
 

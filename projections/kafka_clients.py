@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -13,7 +14,7 @@ from adapters.kafka import consumer, producer, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
-from schemas.topics import Topic
+from schemas.topics import EVENTS, Topic
 
 FETCH_BYTES = 2 * 1024 * 1024
 """What one answer of the broker may hold of a partition: some 2,400 records of 755 bytes, so also a batch's size."""
@@ -68,6 +69,17 @@ async def abandon(client: Any) -> None:
         async with asyncio.timeout(_PARTING_SECONDS):
             await client.client.close()
             await client._sender.close()
+
+
+async def ends_of(settings: KafkaSettings, partitions: Sequence[int]) -> dict[int, int]:
+    """The offsets that the next records of these partitions of the log will get. Raises `KafkaError`."""
+    parts = [TopicPartition(topic_name(settings, EVENTS), partition) for partition in partitions]
+    client = consumer(settings)
+    try:
+        await client.start()
+        return {at.partition: end for at, end in (await client.end_offsets(parts)).items()}
+    finally:
+        await client.stop()
 
 
 class PartitionReader:

@@ -17,8 +17,10 @@ import structlog
 from aiokafka import AIOKafkaProducer
 
 from adapters.kafka import producer
-from adapters.settings import KafkaSettings
-from projections.kafka_clients import PartitionReader, abandon
+from adapters.postgres import create_pool
+from adapters.settings import DatabaseSettings, KafkaSettings
+from projections.kafka_clients import PartitionReader, abandon, ends_of
+from schemas.topics import EVENTS
 
 _READ_SECONDS = 15.0
 _CHUNK = 500
@@ -61,6 +63,33 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
     await _compare(reader, last)
     if await reader.position() != cursor:
         reader.seek(cursor)
+
+
+async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int, int]:
+    """Complete every partition whose log is shorter than what was judged of it; how many records each had lost.
+
+    For the moment before anybody appends: what is appended to a log without its tail takes the tail's place. Where there are no
+    tables yet, nothing can be missing. Raises `LogDiverged`, and what Kafka and asyncpg raise.
+    """
+    lost: dict[int, int] = {}
+    pool = await create_pool(database, name="log-check", size=1, min_size=0)
+    try:
+        if not await pool.fetchval("SELECT to_regclass('log.cursors') IS NOT NULL"):
+            return lost
+        rows = await pool.fetch("SELECT partition, next_offset FROM log.cursors WHERE next_offset > 0")
+        ends = await ends_of(kafka, [row["partition"] for row in rows])
+        for partition, cursor in rows:
+            if ends[partition] < cursor:
+                reader = PartitionReader(kafka, EVENTS, partition)
+                try:
+                    await reader.start()
+                    await _complete(reader, pool, kafka, partition, cursor)
+                finally:
+                    await reader.close()
+                lost[partition] = cursor - ends[partition]
+        return lost
+    finally:
+        await pool.close()
 
 
 async def _journal_before(source: Any, partition: int, offset: int) -> asyncpg.Record | None:

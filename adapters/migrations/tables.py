@@ -103,6 +103,16 @@ workspaces = Table(
     schema="log",
 )
 history = Table("history", metadata, _text("log_id", key=True), schema="log")
+ancestors = Table(
+    "ancestors",
+    metadata,
+    _text("log_id", key=True),
+    _small("partition", key=True),
+    _number("next_offset"),
+    _bytes("chain"),
+    Column("restored_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    schema="log",
+)
 
 jobs = Table(
     "jobs",

@@ -25,7 +25,7 @@ from adapters.kafka import (
     topic_name,
 )
 from adapters.settings import KafkaSettings, Settings
-from adapters.topics import MissingTopics, WrongTopics, _config, _configs, check_topics, create_topics
+from adapters.topics import MissingTopics, WrongTopics, check_topics, config_of, configs_of, create_topics
 from ops.embedded import AskedPorts, choose_ports, kafka_of
 from ops.kafka_server import KafkaServer
 from ops.keeper import Keeper
@@ -94,15 +94,15 @@ class TestTopics:
         await create_topics(settings)
         for topic in (EVENTS, DEADLETTER):
             name = topic_name(settings, topic)
-            config = (await _configs(admin, [name]))[name]
+            config = (await configs_of(admin, [name]))[name]
             assert config["cleanup.policy"] == "delete"
             assert (config["retention.ms"], config["retention.bytes"]) == ("-1", "-1")
 
     async def test_a_second_time_changes_nothing(self, settings: KafkaSettings, admin: AIOKafkaAdminClient) -> None:
         names = await create_topics(settings)
-        before = await _configs(admin, names)
+        before = await configs_of(admin, names)
         assert await create_topics(settings) == []
-        assert await _configs(admin, names) == before
+        assert await configs_of(admin, names) == before
         await check_topics(settings)
 
     async def test_two_at_once_do_not_disturb_each_other(self, settings: KafkaSettings) -> None:
@@ -154,8 +154,8 @@ class TestTopics:
 
     async def test_replicated_topics_need_all_but_one(self, settings: KafkaSettings) -> None:
         three = settings.model_copy(update={"replication_factor": 3})
-        assert _config(three, EVENTS)["min.insync.replicas"] == "2"
-        assert "min.insync.replicas" not in _config(settings, EVENTS)
+        assert config_of(three, EVENTS)["min.insync.replicas"] == "2"
+        assert "min.insync.replicas" not in config_of(settings, EVENTS)
 
 
 class TestPartitions:
