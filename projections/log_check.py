@@ -19,8 +19,12 @@ from aiokafka import AIOKafkaProducer
 from adapters.kafka import producer
 from adapters.settings import KafkaSettings
 from projections.kafka_clients import PartitionReader, abandon
+from schemas.topics import EVENTS
 
 _READ_SECONDS = 15.0
+_DEPOSED_SECONDS = 20.0
+"""A broker that was frozen while others took over learns of it within a session, which is 9 s unless somebody changed it."""
+_LOOK_AGAIN_SECONDS = 0.5
 _CHUNK = 500
 _COLUMNS = '"offset", id, type, key, value, headers'
 _headers = msgspec.json.Decoder(list[tuple[str, bytes | None]])
@@ -38,7 +42,7 @@ class LogDiverged(Exception):
 
 
 class Unreadable(Exception):
-    """The broker did not hand out a record that it has, in time. Trying again is right."""
+    """The broker did not hand out a record that it has, in time, or was not the one to ask. Trying again is right."""
 
 
 async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSettings, cursor: int) -> None:
@@ -51,6 +55,8 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
     if first > cursor:
         raise LogDiverged(partition, f"its records before {first} are gone, and {cursor} is the next to be judged")
     if end < cursor:
+        if reader.copies() > 1:
+            await _be_sure(settings, partition, cursor)
         await _complete(reader, pool, settings, partition, cursor)
     last = await _journal_before(pool, partition, cursor)
     if last is None or last["offset"] < first:
@@ -61,6 +67,27 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
     await _compare(reader, last)
     if await reader.position() != cursor:
         reader.seek(cursor)
+
+
+async def _be_sure(settings: KafkaSettings, partition: int, cursor: int) -> None:
+    """Return when the log is shorter however often one asks anew.
+
+    Where there are copies, a loss of power takes the tail only if it hits all of them, and another reason is likelier: a
+    broker that was frozen, and has not yet heard that another one leads, answers with the end that it remembers. Raises
+    `Unreadable` when a look says that nothing is missing.
+    """
+    clock = asyncio.get_running_loop().time
+    sure_at = clock() + _DEPOSED_SECONDS
+    while clock() < sure_at:
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        fresh = PartitionReader(settings, EVENTS, partition)
+        try:
+            await fresh.start()
+            _, end = await fresh.bounds()
+        finally:
+            await fresh.close()
+        if end >= cursor:
+            raise Unreadable(f"partition {partition}: the broker that was asked did not lead it any more")
 
 
 async def _journal_before(source: Any, partition: int, offset: int) -> asyncpg.Record | None:
