@@ -100,6 +100,8 @@ class Cluster:
     async def judge(self) -> list[str]:
         """What the checker finds wrong with everything so far."""
         await self.rest()
+        for follower in self.followers.all:  # The ends of earlier judgements are none any more.
+            follower.frames = [frame for frame in follower.frames if frame.message["type"] != "end"]
         connection = await self.world.connect()
         try:
             rows = await connection.fetch("SELECT workspace, job_id, version FROM read.jobs")
