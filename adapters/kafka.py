@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
@@ -22,6 +23,19 @@ from schemas.topics import Topic
 
 Headers = Sequence[tuple[str, bytes]]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.4
+CONNECT_SECONDS = 3.0
+"""A broker that takes a connection and does not greet within this is passed over for the next one."""
+_create_conn = aiokafka.client.create_conn
+
+
+async def _connected_in_time(*arguments: Any, **options: Any) -> Any:
+    """aiokafka waits for a greeting as long as for any answer, and connects to one broker at a time: while one of three
+    is frozen, whatever else a client wants to connect to would wait behind it."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        return await _create_conn(*arguments, **options)
+
+
+aiokafka.client.create_conn = _connected_in_time
 
 
 class OutcomeUnknown(Exception):

@@ -42,6 +42,16 @@ def up(
     kafka_port: PortOption = None,
     postgres_port: PortOption = None,
     only_servers: Annotated[bool, typer.Option(help="Kafka and PostgreSQL, none of the services.")] = False,
+    brokers: Annotated[
+        int | None, typer.Option(help="Kafka brokers, 1 or 3, of a new state folder; with three any one may fail.")
+    ] = None,
+    kafka_advertised: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT[,…]",
+            help="Where clients reach the broker (each of them), if something like a tunnel is in between.",
+        ),
+    ] = None,
 ) -> None:
     """Run everything on this machine, in the foreground, until Ctrl-C; the next `up` goes on where this one stopped.
 
@@ -54,7 +64,8 @@ def up(
     from ops.up import up as run
 
     asked = AskedPorts(kafka=kafka_port, postgres=postgres_port)
-    asyncio.run(run(Options(state, host, port, workers, asked, only_servers)))
+    advertised = tuple(kafka_advertised.split(",")) if kafka_advertised else ()
+    asyncio.run(run(Options(state, host, port, workers, asked, only_servers, brokers, advertised)))
 
 
 @explained

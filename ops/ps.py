@@ -41,8 +41,9 @@ def _table(rows: Sequence[Row]) -> None:
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
     for column in ("service", "pid", "state", "address", "job"):
         table.add_column(column, no_wrap=True)
+    several = {row.service for row in rows if row.index} | {"worker", "trainer"}
     for row in rows:
-        name = f"{row.service} {row.index}" if row.service in {"worker", "trainer"} else row.service
+        name = f"{row.service} {row.index}" if row.service in several else row.service
         state = f"[{_STYLES.get(row.state, '')}]{row.state}[/]"
         table.add_row(name, str(row.pid or ""), state, row.address or "", row.job or "")
     Console(width=None if console.is_terminal else 200).print(table)

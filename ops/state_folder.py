@@ -68,8 +68,12 @@ class StateFolder:
 
     @property
     def kafka(self) -> Path:
-        """Kafka's log and settings."""
-        return self.root / "kafka"
+        """The first broker's log and settings."""
+        return self.broker(0)
+
+    def broker(self, index: int) -> Path:
+        """A broker's log and settings."""
+        return self.root / (f"kafka-{index}" if index else "kafka")
 
     @property
     def postgres(self) -> Path:
@@ -172,6 +176,22 @@ class StateFolder:
             raise OperatorError(
                 f"{file} cannot be read: {error}.", "Put back the copy of it that belongs to this folder."
             ) from error
+
+    def brokers(self, asked: int | None) -> int:
+        """How many brokers keep this folder's log: as asked for when the log is made, and never another number."""
+        file = self.root / "brokers"
+        made = [path for path in self.root.glob("kafka*/data") if path.is_dir()]
+        known = int(file.read_text()) if made and file.exists() else 1 if made else None
+        count = asked or known or 1
+        if known is not None and count != known:
+            raise OperatorError(
+                f"The log in {self.root} is kept by {'one broker' if known == 1 else f'{known} brokers'};"
+                f" --brokers {count} cannot change that.",
+                "Start without --brokers to go on with it, or choose another folder with --state.",
+            )
+        if known is None:
+            replace(file, f"{count}\n")
+        return count
 
     def ports(self) -> dict[str, int]:
         """The ports of earlier starts, which other programs may have noted."""

@@ -59,9 +59,15 @@ class _Run:
 
     def _keeper(self, program: Program, relay: object) -> Keeper:
         assert callable(relay)
-        name = f"{program.name} {program.index}" if program.name == "worker" else program.name
+        name = self._label(program)
         voice = self._console.voice(name)
         return Keeper(program, self._state.logs, say=voice, on_line=relay(name), on_change=self._note)
+
+    def _label(self, program: Program) -> str:
+        """What people call this copy. Of workers there may always be another one."""
+        everything = [*self._installation.servers, *self._installation.services]
+        several = sum(other.name == program.name for other in everything) > 1
+        return f"{program.name} {program.index}" if several or program.name == "worker" else program.name
 
     def _note(self) -> None:
         with suppress(OperatorError):  # A disk that is full now must not end what runs.
@@ -164,7 +170,7 @@ class _Run:
         began = time.monotonic()
         await keeper.start()
         address, took = keeper.program.address, time.monotonic() - began
-        self._console.say(keeper.program.name, f"answers at {address} after {took:.1f} s")
+        self._console.say(self._label(keeper.program), f"answers at {address} after {took:.1f} s")
 
     async def _start_service(self, keeper: Keeper) -> None:
         if keeper.program.name not in _FIRST:
@@ -204,8 +210,8 @@ class _Run:
         self._console.say("ravand", "stopping")
         for _, group in itertools.groupby(self._services, key=lambda keeper: keeper.program.name):
             await self._stop_group(group)
-        for keeper in self._servers:
-            await self._stop_group([keeper])
+        for _, group in itertools.groupby(self._servers, key=lambda keeper: keeper.program.name):
+            await self._stop_group(group)
         self._state.services_file.unlink(missing_ok=True)
         self._state.environment_file.unlink(missing_ok=True)
         self._console.say("ravand", "stopped")

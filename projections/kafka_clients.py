@@ -134,9 +134,17 @@ class PartitionReader:
         found = self._consumer.highwater(self.at)
         return int(found) if found is not None else None
 
+    def copies(self) -> int:
+        """How many brokers keep the partition, as the last metadata told."""
+        known = self._consumer._client.cluster._partitions.get(self.at.topic, {}).get(self.at.partition)
+        return len(known.replicas) if known is not None else 1
+
     def reconnected(self) -> bool:
-        """Whether there are connections that this was not asked about before: another broker may be behind them."""
-        now = set(self._consumer._client._conns.values())
+        """Whether it is read through a connection that this was not asked about before: another broker may be behind it,
+        or the same one after a loss of power. Connections to brokers that do not lead the partition do not matter."""
+        client = self._consumer._client
+        leader = client.cluster.leader_for_partition(self.at)
+        now = {connection for (node, _), connection in client._conns.items() if node == leader}
         fresh = bool(now - self._seen)
         self._seen |= now
         return fresh

@@ -23,6 +23,9 @@ from projections.kafka_clients import PartitionReader, abandon, ends_of
 from schemas.topics import EVENTS
 
 _READ_SECONDS = 15.0
+_DEPOSED_SECONDS = 20.0
+"""A broker that was frozen while others took over learns of it within a session, which is 9 s unless somebody changed it."""
+_LOOK_AGAIN_SECONDS = 0.5
 _CHUNK = 500
 _COLUMNS = '"offset", id, type, key, value, headers'
 _headers = msgspec.json.Decoder(list[tuple[str, bytes | None]])
@@ -40,7 +43,7 @@ class LogDiverged(Exception):
 
 
 class Unreadable(Exception):
-    """The broker did not hand out a record that it has, in time. Trying again is right."""
+    """The broker did not hand out a record that it has, in time, or was not the one to ask. Trying again is right."""
 
 
 async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSettings, cursor: int) -> None:
@@ -53,6 +56,8 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
     if first > cursor:
         raise LogDiverged(partition, f"its records before {first} are gone, and {cursor} is the next to be judged")
     if end < cursor:
+        if reader.copies() > 1:
+            await _be_sure(settings, partition, cursor)
         await _complete(reader, pool, settings, partition, cursor)
     last = await _journal_before(pool, partition, cursor)
     if last is None or last["offset"] < first:
@@ -83,13 +88,38 @@ async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int
                 reader = PartitionReader(kafka, EVENTS, partition)
                 try:
                     await reader.start()
+                    if reader.copies() > 1:
+                        await _be_sure(kafka, partition, cursor)
                     await _complete(reader, pool, kafka, partition, cursor)
+                except Unreadable:
+                    continue  # Nothing is missing: a broker was asked that does not lead.
                 finally:
                     await reader.close()
                 lost[partition] = cursor - ends[partition]
         return lost
     finally:
         await pool.close()
+
+
+async def _be_sure(settings: KafkaSettings, partition: int, cursor: int) -> None:
+    """Return when the log is shorter however often one asks anew.
+
+    Where there are copies, a loss of power takes the tail only if it hits all of them, and another reason is likelier: a
+    broker that was frozen, and has not yet heard that another one leads, answers with the end that it remembers. Raises
+    `Unreadable` when a look says that nothing is missing.
+    """
+    clock = asyncio.get_running_loop().time
+    sure_at = clock() + _DEPOSED_SECONDS
+    while clock() < sure_at:
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        fresh = PartitionReader(settings, EVENTS, partition)
+        try:
+            await fresh.start()
+            _, end = await fresh.bounds()
+        finally:
+            await fresh.close()
+        if end >= cursor:
+            raise Unreadable(f"partition {partition}: the broker that was asked did not lead it any more")
 
 
 async def _journal_before(source: Any, partition: int, offset: int) -> asyncpg.Record | None:

@@ -26,14 +26,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="what is done, and in which order; drawn when not given")
     parser.add_argument("--minutes", type=float, default=3.0, help="how long faults happen")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--brokers", type=int, default=1, choices=(1, 3), help="with three, two of them fail at times")
     parser.add_argument("--only", nargs="*", default=(), metavar="FAULT", help="nothing but these kinds of faults")
     parser.add_argument("--keep", action="store_true", help="keep the state folder of a run that went well, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else secrets.randbelow(2**31)
-    options = Options(seed, given.minutes, given.workers, only=tuple(given.only))
+    options = Options(seed, given.minutes, given.workers, brokers=given.brokers, only=tuple(given.only))
     folder = Path(tempfile.mkdtemp(prefix=f"ravand-storm-{seed}-"))
     command = f"python -m storm --seed {seed} --minutes {given.minutes:g} --workers {given.workers}"
+    if options.brokers > 1:
+        command += f" --brokers {options.brokers}"
     if options.only:
         command += " --only " + " ".join(f"'{kind}'" for kind in options.only)
     began = time.monotonic()

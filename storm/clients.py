@@ -145,9 +145,10 @@ class User:
             "log_unavailable",
             "read_model_unavailable",
             "store_unavailable",
+            "storage_full",
         ):
             return "unknown", response.status_code, code, {}
-        # These three say that nothing was changed, and are held to it.
+        # These say that nothing was changed, and are held to it.
         return "fail", response.status_code, code, {}
 
     async def look(self) -> list[dict[str, Any]] | None:

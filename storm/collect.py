@@ -55,7 +55,7 @@ async def history(world: World, storm: Storm, notes: Notes, followers: Followers
         rows=rows,
         reads=notes.reads,
         frames=[frame for follower in followers.all for frame in follower.frames],
-        artifacts=await asyncio.to_thread(lambda: list(_artifacts(world.services.objects))),
+        artifacts=await asyncio.to_thread(lambda: list(_artifacts(world.seen(world.services.objects)))),
         faults=storm.journal,
         ends=ends,
         canaries=[*notes.canaries, *(text.encode() for name, text in secrets.items() if name != "cluster_id")],
@@ -98,6 +98,7 @@ def _artifacts(folder: Path) -> Iterable[Artifact]:
 def _texts(world: World, notes: Notes) -> dict[str, bytes]:
     """Every log file, what Kafka has on its disk, and the bodies of all errors."""
     places = [*world.folder.glob("*.log"), *world.servers.logs.glob("*"), *world.services.logs.glob("*")]
-    places += (world.servers.kafka / "data").rglob("*.log")
-    texts = {str(file.relative_to(world.folder)): file.read_bytes() for file in places if file.is_file()}
+    for index in range(world.brokers):
+        places += (world.seen(world.servers.broker(index)) / "data").rglob("*.log")
+    texts = {str(file): file.read_bytes() for file in places if file.is_file()}
     return {**texts, "bodies of errors": b"\n".join(notes.bodies)}

@@ -7,7 +7,7 @@ import contextlib
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,8 +15,11 @@ import psutil
 
 from checker.history import Fault
 from ops.registry import Row
+from storm import lines
 from storm.clients import Pulse
 from storm.followers import Followers
+from storm.proxy import Proxy
+from storm.rebuilding import Rebuilding
 from storm.strays import Strays
 from storm.world import LEASE_SECONDS, World, thaw
 
@@ -24,6 +27,9 @@ SERVICES = ("api", "worker", "trainer", "projector", "supervisor", "telemetry", 
 Kind = Callable[[], Awaitable[None]]
 TERM = {"postgres": signal.SIGINT}
 """What asks a program to leave, where it is not SIGTERM."""
+LINE_FAULTS = ("cut", "delay", "slow down", "reset", "lose requests to", "lose replies of", "clog")
+PAST_SESSION = (7.0, 12.0)
+"""Seconds after which a frozen broker of three no longer leads anything; around the clients' own patience of 10."""
 
 
 class NothingToHit(Exception):
@@ -39,10 +45,18 @@ class Storm:
     strays: Strays
     pulse: Pulse
     rng: random.Random
+    rebuilding: Rebuilding
     only: tuple[str, ...] = ()
     journal: list[Fault] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
     """How often a process of each service was killed or told to leave."""
+    full: set[str] = field(default_factory=set)
+    """Whose disks were full at some time: what ended then did so by itself, and as often as it tried."""
+
+    @property
+    def lines(self) -> dict[str, Sequence[Proxy]]:
+        """What connects the services with their servers."""
+        return {"database": [self.world.proxy], "kafka": self.world.kafka_proxies}
 
     async def rage(self, until: float) -> None:
         """One fault after another, until a moment of the monotonic clock; the last one is undone when this returns."""
@@ -89,13 +103,23 @@ class Storm:
             "kill postgres and projector": partial(self.both, "postgres", "projector"),
             "cut sockets": self.cut_sockets,
             "end sessions": self.end_sessions,
-            "cut database": self.cut_database,
-            "delay database": self.delay_database,
-            "lose replies of database": self.lose_replies,
             "repeat old records": self.repeat_old,
             "late record of an old attempt": self.late,
             "poison": self.poison,
         }
+        for line, proxies in self.lines.items():
+            for what in LINE_FAULTS:
+                kinds[f"{what} {line}"] = partial(self.on_line, what, line, proxies)
+        for disk in self.world.disks:
+            kinds[f"fill disk of {disk}"] = partial(self.fill_disk, disk)
+        if self.world.brokers > 1:
+            kinds["kill two brokers"] = partial(self.two_brokers, signal.SIGKILL)
+            kinds["freeze two brokers"] = partial(self.two_brokers, signal.SIGSTOP)
+            kinds["freeze kafka past its session"] = partial(self.freeze, "kafka", *PAST_SESSION)
+        if self.rebuilding.is_possible:
+            kinds["rebuild"] = partial(self.rebuild, "to its end")
+            kinds["kill rebuild"] = partial(self.rebuild, "killed half-way")
+            kinds["roll rebuild back"] = partial(self.rebuild, "rolled back")
         return kinds
 
     async def _goes_on(self, fault: Fault, seconds: float) -> None:
@@ -200,32 +224,56 @@ class Storm:
             await connection.close()
         self._note("end", f"{len(chosen)} database sessions", at)
 
-    async def cut_database(self) -> None:
-        """Every connection to PostgreSQL is reset."""
+    async def on_line(self, what: str, line: str, proxies: Sequence[Proxy]) -> None:
+        """Disturb what goes to a server and back; with several brokers, to one of them or to all."""
+        chosen = proxies if len(proxies) == 1 or self.rng.random() < 0.3 else [self.rng.choice(proxies)]
         at = time.time()
-        self.world.proxy.cut()
-        self._note("cut", "database", at)
+        await lines.disturb(what, chosen, self.rng)
+        self._note(what, line, at)
 
-    async def delay_database(self) -> None:
-        """Everything that goes to PostgreSQL and back takes longer."""
-        at = time.time()
-        self.world.proxy.delay = self.rng.uniform(0.02, 0.2)
-        try:
-            await asyncio.sleep(self.rng.uniform(1.0, 3.0))
-        finally:
-            self.world.proxy.delay = 0.0
-        self._note("delay", "database", at)
+    # --- disks, brokers, rebuilds ------------------------------------------------------------------------------------
 
-    async def lose_replies(self) -> None:
-        """Requests reach PostgreSQL, answers do not come back, then the connections are reset: unknown commits."""
-        at = time.time()
-        self.world.proxy.replies.clear()
+    async def fill_disk(self, name: str) -> None:
+        """Nothing more can be written to it for a while."""
+        disk, at = self.world.disks[name], time.time()
+        pid = self.world.sees(disk.folder)
         try:
-            await asyncio.sleep(self.rng.uniform(0.3, 1.0))
-            self.world.proxy.cut()
+            await asyncio.to_thread(disk.fill, pid)
+            until = time.monotonic() + self.rng.uniform(2.0, 6.0)
+            while time.monotonic() < until:
+                await asyncio.sleep(0.2)
+                await asyncio.to_thread(disk.fill, pid)  # Whoever gave up left room again.
+        except OSError as error:
+            raise NothingToHit(name) from error
         finally:
-            self.world.proxy.replies.set()
-        self._note("lose replies", "database", at)
+            disk.free(pid)
+        self.full.add(name.split()[0])
+        self._note("fill", f"disk of {name}", at)
+
+    async def two_brokers(self, number: signal.Signals) -> None:
+        """Two of three at once: nothing can be written until one of them is back."""
+        rows = self.world.living("kafka")
+        if len(rows) < 2:
+            raise NothingToHit("kafka")
+        chosen, at = self.rng.sample(rows, 2), time.time()
+        for row in chosen:
+            if number is signal.SIGKILL:
+                self._signal(row, number)
+            else:
+                _send(self.world.family(row.pid), number)
+        if number is signal.SIGSTOP:
+            try:
+                await asyncio.sleep(self.rng.uniform(1.0, PAST_SESSION[1]))
+            finally:
+                thaw(self.world.family(row.pid) for row in chosen)
+        self._note("kill" if number is signal.SIGKILL else "freeze", "two brokers", at)
+
+    async def rebuild(self, how: str) -> None:
+        """The read models are built anew while everything goes on."""
+        at = time.time()
+        if not await self.rebuilding.run(how, self.rng):
+            raise NothingToHit("rebuild")
+        self._note("rebuild", how, at)
 
     # --- records -----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from checker.violation import Violation
 from storm.world import World
@@ -36,9 +36,9 @@ class Restarts:
             counts[service] += len(pids) - 1
         return dict(counts)
 
-    def check(self, ended: Mapping[str, int]) -> Iterator[Violation]:
-        """V2."""
+    def check(self, ended: Mapping[str, int], full: Collection[str]) -> Iterator[Violation]:
+        """V2. A server whose disk was full ends by itself, and again at each start until there is room."""
         for service, count in sorted(self.counted().items()):
-            if count > ended.get(service, 0):
+            if service not in full and count > ended.get(service, 0):
                 said = f"{service} was started again {count} times and ended by the storm {ended.get(service, 0)} times"
                 yield Violation("V2", said)

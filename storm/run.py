@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from storm.clients import Notes, Pulse, User
 from storm.faults import Storm
 from storm.followers import Followers
 from storm.load import OVER, PENGUINS, Habits
+from storm.rebuilding import Rebuilding
 from storm.recovery import Recovery
 from storm.restarts import Restarts
+from storm.small_disks import why_not
 from storm.strays import Strays, read_topic
 from storm.twins import Twins
 from storm.world import World
@@ -40,6 +42,9 @@ class Options:
     minutes: float
     workers: int = 2
     users: int = 3
+    brokers: int = 1
+    small_disks: bool = True
+    """Where this machine allows them."""
     only: tuple[str, ...] = ()
     """Kinds of faults; all when empty."""
 
@@ -66,7 +71,10 @@ class Outcome:
 
 async def run(folder: Path, options: Options, say: Callable[[str], None]) -> Outcome:
     """Everything. Raises `RuntimeError` when the installation does not even start."""
-    world = World(folder, options.workers)
+    no_disks = why_not(_empty(folder / "probe")) if options.small_disks else "nobody asked for them"
+    if no_disks:
+        say(f"no full disks in this storm: {no_disks}")
+    world = World(folder, options.workers, options.brokers, small_disks=no_disks is None)
     if (task := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     started = time.monotonic()
@@ -74,12 +82,19 @@ async def run(folder: Path, options: Options, say: Callable[[str], None]) -> Out
         await world.start()
         say(f"the installation answers after {time.monotonic() - started:.1f} s")
         outcome = await _storm(world, options, say)
+        if outcome.violations:
+            world.keep_disks()
     finally:
         statuses = await world.stop()
     outcome.statuses = statuses
     if any(statuses):
         outcome.violations.append(Violation("V2", f"`ravand up` ended with {statuses} when it was told to stop"))
     return outcome
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 async def _storm(world: World, options: Options, say: Callable[[str], None]) -> Outcome:
@@ -106,7 +121,9 @@ async def _storm(world: World, options: Options, say: Callable[[str], None]) -> 
     for one in (*users, twin):
         followers.follow(one)
     restarts = Restarts(world)
-    storm = Storm(world, followers, Strays(world.kafka), pulse, rng("faults"), only=options.only)
+    rebuilding = Rebuilding(world)
+    await rebuilding.look()
+    storm = Storm(world, followers, Strays(world.kafka), pulse, rng("faults"), rebuilding, only=options.only)
     say("the storm begins")
     people = [asyncio.create_task(habit.live()) for habit in habits]
     people += [asyncio.create_task(pulse.beat()), asyncio.create_task(twins.again())]
@@ -132,7 +149,13 @@ async def _storm(world: World, options: Options, say: Callable[[str], None]) -> 
     history = await collect.history(world, storm, notes, followers, quiesced=rested)
     report = await asyncio.to_thread(check, history)
     differing, attempts = twins.check(report.fold)
-    violations = [*report.violations, *differing, *restarts.check(storm.ended), *_answers(notes)]
+    violations = [
+        *report.violations,
+        *differing,
+        *restarts.check(storm.ended, storm.full),
+        *_answers(notes, storm.full),
+    ]
+    violations += [Violation("R5", f"a rebuild failed: {said}") for said in rebuilding.failures]
     if not rested:
         violations.append(Violation("V1", f"not at rest {QUIET_SECONDS:.0f} s after the last fault"))
     fenced = [v for v in report.fold.verdicts if v.refusal == "fenced" and v.document]
@@ -163,10 +186,11 @@ def _first_copies(report: Report) -> list[Any]:
     return found
 
 
-def _answers(notes: Notes) -> list[Violation]:
-    """V5: nothing but 503 says that it is the platform's fault."""
+def _answers(notes: Notes, full: Collection[str]) -> list[Violation]:
+    """V5: nothing but 503 says that it is the platform's fault, and 507 that a disk is full."""
+    allowed = {503, 507} if full else {503}
     calls = [(c.operation, c.status, c.code) for c in notes.calls] + [("GET", r.status, None) for r in notes.reads]
-    wrong = Counter(call for call in calls if call[1] >= 500 and call[1] != 503)
+    wrong = Counter(call for call in calls if call[1] >= 500 and call[1] not in allowed)
     return [
         Violation("V5", f"{what} was answered {status} {code} ({n} times)") for (what, status, code), n in wrong.items()
     ]

@@ -1,4 +1,4 @@
-"""The installation that the storm hits: two `ravand up`, one for the servers and one for the services, joined by a proxy."""
+"""The installation that the storm hits: two `ravand up`, one for the servers and one for the services, joined by proxies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from ops.processes import dies_with_parent
 from ops.registry import Row
 from ops.state_folder import StateFolder
 from storm.proxy import Proxy
+from storm.small_disks import SmallDisk, mounting
 
 LEASE_SECONDS = 3.0
 READY_SECONDS = 240.0
@@ -37,17 +39,24 @@ SETTINGS = {
     # Workers die every few seconds; a job that gives up at once would soon leave nothing to disturb.
     "RAVAND_JOBS__MAX_LOSSES": "8",
 }
+# Enough for some minutes of a storm; what is left is taken and given back while a disk is full.
+KAFKA_MEBIBYTES, POSTGRES_MEBIBYTES, OBJECTS_MEBIBYTES = 256, 768, 256
 
 
 class World:
     """Started and stopped once; everything else of the storm asks it for processes, addresses and settings."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, brokers: int = 1, *, small_disks: bool = False) -> None:
         self.folder = folder
         self.workers = workers
+        self.brokers = brokers
+        self.small_disks = small_disks
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.proxy = Proxy("127.0.0.1", 0)
+        self.proxy = Proxy()
+        """Before PostgreSQL."""
+        self.kafka_proxies = [Proxy() for _ in range(brokers)]
+        """Before each broker, also for the other brokers."""
         self.database_url = ""
         """Of PostgreSQL itself, past the proxy."""
         self.environment: dict[str, str] = {}
@@ -62,6 +71,25 @@ class World:
     def services(self) -> StateFolder:
         """Everything else, and the objects."""
         return StateFolder(self.folder / "services")
+
+    @property
+    def disks(self) -> dict[str, SmallDisk]:
+        """The small ones, by whose they are; none where there are none."""
+        if not self.small_disks:
+            return {}
+        names = ["kafka", *(f"kafka {index}" for index in range(1, self.brokers))]
+        disks = {name: SmallDisk(self.servers.broker(index), KAFKA_MEBIBYTES) for index, name in enumerate(names)}
+        disks["postgres"] = SmallDisk(self.servers.postgres, POSTGRES_MEBIBYTES)
+        disks["objects"] = SmallDisk(self.services.objects, OBJECTS_MEBIBYTES)
+        return disks
+
+    def seen(self, folder: Path) -> Path:
+        """A folder of the servers or services as they see it: it may lie on a disk that only they have."""
+        return Path(f"/proc/{self.sees(folder)}/root{folder}")
+
+    def sees(self, folder: Path) -> int:
+        """The process that sees this folder."""
+        return self._ups[1 if folder.is_relative_to(self.services.root) else 0].pid
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -82,14 +110,18 @@ class World:
                     os.environ[name] = value
 
     async def start(self) -> None:
-        """Servers, proxy, services; returns when the API is ready."""
-        await self._up("servers", ["--only-servers"], {})
-        await self._until(lambda: self._answering())
+        """Proxies, servers, services; returns when the API is ready."""
+        for proxy in (self.proxy, *self.kafka_proxies):
+            await proxy.start()
+        advertised = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.kafka_proxies)
+        options = ["--only-servers", "--brokers", str(self.brokers), "--kafka-advertised", advertised]
+        await self._up("servers", options, {})
+        await self._until(self._with_ports)
+        await self._until(self._answering)
         given = json.loads(self.servers.environment_file.read_text())
         self.database_url = given["RAVAND_DATABASE__URL"]
         parts = urlsplit(self.database_url)
         self.proxy.target = (str(parts.hostname), int(parts.port or 5432))
-        await self.proxy.start()
         through = parts._replace(netloc=parts.netloc.rpartition(":")[0] + f":{self.proxy.port}")
         self.environment = {
             **{name: value for name, value in given.items() if name.startswith("RAVAND_KAFKA__")},
@@ -108,6 +140,12 @@ class World:
 
             await self._until(ready)
 
+    def keep_disks(self) -> None:
+        """Copy what is on the small disks to where it would lie without them: they end with the installation."""
+        for disk in self.disks.values():
+            with contextlib.suppress(shutil.Error, OSError):  # What is being written may vanish under the copy.
+                shutil.copytree(disk.seen_by(self.sees(disk.folder)), disk.folder, symlinks=True, dirs_exist_ok=True)
+
     async def stop(self) -> list[int]:
         """As an operator would; the exit statuses. Whatever is frozen is thawed before."""
         thaw(self.family(row.pid) for row in self.rows() if row.pid)
@@ -117,7 +155,8 @@ class World:
                 with contextlib.suppress(ProcessLookupError):
                     up.send_signal(signal.SIGTERM)
             statuses.append(await asyncio.wait_for(up.wait(), 90))
-        await self.proxy.stop()
+        for proxy in (self.proxy, *self.kafka_proxies):
+            await proxy.stop()
         return statuses
 
     def rows(self) -> list[Row]:
@@ -141,6 +180,10 @@ class World:
 
     async def _up(self, name: str, options: list[str], environment: dict[str, str]) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAVAND_")}
+        state = StateFolder.open(self.folder / name)
+        disks = [disk for disk in self.disks.values() if disk.folder.is_relative_to(state.root)]
+        for disk in disks:
+            disk.folder.mkdir(mode=0o700, exist_ok=True)
         with (self.folder / f"{name}.log").open("ab") as output:
             self._ups.append(
                 await asyncio.create_subprocess_exec(
@@ -149,13 +192,22 @@ class World:
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT,
                     env={**inherited, **environment},
-                    preexec_fn=dies_with_parent(signal.SIGTERM),
+                    preexec_fn=dies_with_parent(signal.SIGTERM, mounting(disks) if disks else None),
                 )
             )
 
+    async def _with_ports(self) -> bool:
+        """Whether the brokers know where they listen, so that their proxies may know it too: before they do."""
+        ports = self.servers.ports()
+        if "kafka" not in ports:
+            return False
+        for index, proxy in enumerate(self.kafka_proxies):
+            proxy.target = ("127.0.0.1", ports[f"kafka-{index}" if index else "kafka"])
+        return True
+
     async def _answering(self) -> bool:
         rows = registry.read(self.servers)
-        return len(rows) == 2 and all(row.state == "running" for row in rows)
+        return len(rows) == self.brokers + 1 and all(row.state == "running" for row in rows)
 
     async def _until(self, condition: Any) -> None:
         until = time.monotonic() + READY_SECONDS

@@ -74,3 +74,11 @@ def test_a_number_that_is_used_again_is_another_process() -> None:
     assert me is not None
     assert me.lives
     assert not Identity(me.pid, "1@another boot").lives
+
+
+def test_a_folder_from_before_there_could_be_three_brokers_has_one(folder: Path) -> None:
+    state = StateFolder.open(folder)
+    (state.kafka / "data").mkdir()
+    assert state.brokers(None) == 1
+    with pytest.raises(OperatorError, match="kept by one broker"):
+        state.brokers(3)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ops.state_folder import StateFolder
 from tests.ops.conftest import ELSEWHERE, Up, alive, ravand, until, until_gone
 
 Start = Callable[..., Up]
@@ -140,6 +141,28 @@ class TestRefusals:
             assert "--port" in refused.stderr
             servers = ravand("up", "--state", str(folder), "--kafka-port", port, "--only-servers")
             assert f"Port {port}, wanted for kafka, is taken" in servers.stderr
+
+    def test_two_brokers_and_another_number_than_the_log_has_are_refused(self, folder: Path) -> None:
+        refused = ravand("up", "--state", str(folder), "--only-servers", "--brokers", "2")
+        assert refused.returncode == 1
+        assert "--brokers 2 is not possible" in refused.stderr
+        state = StateFolder.open(folder)
+        assert state.brokers(3) == 3
+        for index in range(3):
+            (state.broker(index) / "data").mkdir(parents=True)
+        refused = ravand("up", "--state", str(folder), "--only-servers", "--brokers", "1")
+        assert refused.returncode == 1
+        assert "kept by 3 brokers; --brokers 1 cannot change that" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 2
+        assert state.brokers(None) == state.brokers(3) == 3
+
+    def test_options_about_our_own_brokers_are_refused_where_kafka_is_elsewhere(self, folder: Path) -> None:
+        refused = ravand("up", "--state", str(folder), "--brokers", "3", environment=ELSEWHERE)
+        assert refused.returncode == 1
+        assert "names a Kafka that runs elsewhere" in refused.stderr
+        refused = ravand("up", "--state", str(folder), "--only-servers", "--kafka-advertised", "one:1,two:2")
+        assert refused.returncode == 1
+        assert "names 2 addresses, and there are 1 brokers" in refused.stderr
 
     def test_a_folder_of_a_newer_version_is_left_alone(self, folder: Path) -> None:
         folder.mkdir()

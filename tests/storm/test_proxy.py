@@ -32,7 +32,8 @@ async def proxy() -> AsyncIterator[Proxy]:
         served.add(asyncio.create_task(echo(reader, writer)))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    running = Proxy(*server.sockets[0].getsockname())
+    running = Proxy()
+    running.target = server.sockets[0].getsockname()
     await running.start()
     yield running
     await running.stop()
