@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from cli.errors import CommandError
+from cli.rebuild import rebuild_projections
 from cli.services import read_settings
 
 app = typer.Typer(help="Set up and look after an installation.", no_args_is_help=True)
+app.command()(rebuild_projections)
 
 
 @app.command()
