@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -18,12 +16,12 @@ from typing import Any
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from adapters.processes import die_with
 from adapters.settings import Settings
 from projections.rebuild import connecting
 from projections.rebuild.replay import NotRebuildable, Replay
 from projections.rebuild.runs import Run
 
-_PR_SET_PDEATHSIG = 1
 _NICE = 5
 """Who reads and writes goes first where cores are short."""
 _OUTAGES = (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -99,10 +97,7 @@ def _main(pipe: Connection, settings: Settings, run: Run, parent: int) -> None:
     """In the child."""
     import uvloop
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        return
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal's goes to all of us; the parent decides.
     os.nice(_NICE)
     gc.freeze()
