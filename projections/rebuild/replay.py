@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ class Replay:
         self._schema = schema
         self._reader = PartitionReader(settings.kafka, EVENTS, partition, fetch_bytes=FETCH_BYTES)
         self._judge: Judge
+        self._ahead: list[Any] = []
         self._odd = 0
         self._end = 0
         self.position = 0
@@ -116,17 +118,20 @@ class Replay:
             )
 
     async def _records(self, goal: int) -> list[Any]:
-        """The next ones of the log, with the times that were judged."""
-        try:
-            async with asyncio.timeout(SILENT_SECONDS):
-                while not (records := await self._reader.records(at_most=BATCH_RECORDS, seconds=1.0)):
-                    pass
-        except TimeoutError:
-            raise NotRebuildable(
-                f"partition {self._partition}: the broker has a record at offset {self.position} and did not hand it out"
-            ) from None
-        if records[-1].offset >= goal:
-            records = [record for record in records if record.offset < goal]
+        """The next ones of the log before `goal`. What was read beyond it is kept for the next goal."""
+        if not self._ahead:
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    while not self._ahead:
+                        self._ahead = await self._reader.records(at_most=BATCH_RECORDS, seconds=1.0)
+            except TimeoutError:
+                raise NotRebuildable(
+                    f"partition {self._partition}: the broker has a record at offset {self.position} and did not hand it"
+                    " out"
+                ) from None
+        read = self._ahead
+        count = len(read) if read[-1].offset < goal else bisect_left(read, goal, key=lambda record: record.offset)
+        records, self._ahead = read[:count], read[count:]
         if not records:
             raise NotRebuildable(
                 f"partition {self._partition}: the log has no record from offset {self.position} on, and the journal has"
