@@ -7,6 +7,7 @@ costs the requests here nothing, and one that was killed with this process is go
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Literal
 
@@ -17,6 +18,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.processes import dying_with_us
+from adapters.settings import Settings, environment_of
 from api import access
 from api.answers import Answer, maybe_moment, moment, returns
 from api.errors import Problem, unavailable
@@ -148,7 +150,7 @@ async def cancel_rebuild(request: Request, caller: CurrentCaller) -> Response:
     if status.state == "running":
         await runs.ask_to_cancel(services.pool)
     else:
-        process = await _process(["--cancel"])
+        process = await _process(services.settings, ["--cancel"])
         await asyncio.wait_for(process.wait(), _START_SECONDS)
     log.info("rebuild cancelled", run=status.run.id, user=caller.user)
     id = status.run.id
@@ -165,7 +167,7 @@ async def _begin(services: Services, user: str, status: Status, options: list[st
     if status.state == "running":
         raise _running()
     id = str(uuid_utils.uuid7())
-    process = await _process([*options, "--actor", user, "--id", id])
+    process = await _process(services.settings, [*options, "--actor", user, "--id", id])
     goes_on = status.run.id if status.run is not None and status.run.is_unfinished else None
     until = asyncio.get_running_loop().time() + _START_SECONDS
     while asyncio.get_running_loop().time() < until:
@@ -209,13 +211,14 @@ def _unfinished(status: Status) -> Problem:
 _processes: set[asyncio.Task[int]] = set()
 
 
-async def _process(options: list[str]) -> asyncio.subprocess.Process:
+async def _process(settings: Settings, options: list[str]) -> asyncio.subprocess.Process:
     """`ravand admin rebuild-projections` beside us; it ends when we do, and what it has done stays."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-P", "-m", "cli", "admin", "rebuild-projections", *options),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **environment_of(settings)},
         preexec_fn=dying_with_us(),
     )
     waiting = asyncio.create_task(process.wait())

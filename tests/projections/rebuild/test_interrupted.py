@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from adapters.postgres import create_pool
+from audit.verify import Wishes, verify
 from projections import queries, writing
 from projections.rebuild import run as rebuilding
 from projections.rebuild import runs
@@ -18,7 +19,7 @@ from schemas.topics import EVENTS
 from tests.projections.fold import compare, fold_of, stored
 from tests.projections.platform import Log, project, projecting, until
 from tests.projections.rebuild.conftest import WORKSPACES, command, commanded, rebuilt, rolled_back
-from tests.projections.records import stream
+from tests.projections.records import one_job, stream
 
 
 async def test_killed_at_any_moment_it_leaves_the_live_tables_alone_and_goes_on(
@@ -157,3 +158,33 @@ async def _write_on(log: Log) -> None:
         seed += 1
         await log.write(stream(seed, WORKSPACES, random.Random(seed).choice([1, 5, 60])))
         await asyncio.sleep(0.1)
+
+
+async def test_what_a_projector_remembers_of_damaged_rows_is_forgotten_at_the_swap(log: Log) -> None:
+    records = one_job("team", epochs=30)
+    await log.write(records[:8])
+    await project(log)
+    damaged = await log.database.execute(
+        "UPDATE read.jobs SET state = convert_to(replace(convert_from(state, 'UTF8'), $1, $2), 'UTF8')",
+        '"name":"job"',
+        '"name":"bad"',
+    )
+    assert damaged == "UPDATE 1"
+    async with projecting(log.settings):
+        await log.write(records[8:12])
+        await log.stored_to_the_end()
+        done = await rebuilt(log, projections=("jobs",))
+        assert [(d.projection, d.what, d.columns) for d in done.differences] == [("jobs", "altered", "state")]
+        await log.write(records[12:])
+        await log.stored_to_the_end()
+    compare(fold_of(await log.read(EVENTS)), await stored(log.database))
+
+
+async def test_a_verification_that_runs_is_waited_for(log: Log) -> None:
+    await log.write(stream(50, WORKSPACES, 3_000))
+    await project(log)
+    for _ in range(3):
+        found, done = await asyncio.gather(verify(log.settings, Wishes(processes=1)), rebuilt(log))
+        assert found.ok, found.breaks
+        assert done.run.state == "swapped"
+        await project(log)
