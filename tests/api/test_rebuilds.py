@@ -46,7 +46,7 @@ async def ended(http: httpx2.AsyncClient, state: str = "swapped") -> dict[str, A
 
     async def over() -> bool:
         found.update((await http.get(URL)).json())
-        return found["state"] != "running"
+        return bool(found["state"] != "running")
 
     await eventually(over, 60)
     assert found["state"] == state, found
@@ -121,7 +121,7 @@ async def test_one_that_was_killed_is_interrupted_and_goes_on(
         )
 
         async def interrupted() -> bool:
-            return (await admin.get(URL)).json()["state"] == "interrupted"
+            return bool((await admin.get(URL)).json()["state"] == "interrupted")
 
         await eventually(interrupted, 30)
         problem(await admin.post(URL, json={"projection": "jobs"}), 409, "rebuild_unfinished")
