@@ -5,6 +5,8 @@ A process reads its settings once, in its entry point, and hands the parts to wh
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -161,3 +163,21 @@ class Settings(BaseSettings):
         if self.environment == "production" and self.auth.secret.get_secret_value() == DEVELOPMENT_SECRET:
             raise ValueError("RAVAND_AUTH__SECRET is not set: production does not start on the development secret")
         return self
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables with which another process has the same settings, secrets included."""
+    return dict(_variables(settings, "RAVAND_"))
+
+
+def _variables(part: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            yield from _variables(value, f"{prefix}{name.upper()}__")
+        elif isinstance(value, SecretStr):
+            yield f"{prefix}{name.upper()}", value.get_secret_value()
+        elif isinstance(value, tuple):
+            yield f"{prefix}{name.upper()}", json.dumps(value)
+        elif value is not None:
+            yield f"{prefix}{name.upper()}", str(value)

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from adapters.settings import Settings
-from api import access, datasets, document, errors, health, job_events, jobs, measurements, models, training
+from api import access, datasets, document, errors, health, job_events, jobs, measurements, models, rebuilds, training
 from api.accounts import routes as accounts
 from api.building import build
 from api.connections import BoundedHttp
@@ -35,6 +35,7 @@ _ROUTERS = (
     datasets.router,
     models.router,
     accounts.router,
+    rebuilds.router,
     health.router,
 )
 

@@ -13,10 +13,10 @@ import msgspec
 from domain import rules as partition_rules
 from domain.events import RulesActivated
 from domain.refusal import Refusal
-from domain.rules import FIRST_RULES, TYPES_BY_RULES, NewerRules
+from domain.rules import FIRST_RULES, NewerRules
 from domain.workspace import Effect, Workspace, judge
 from projections.chain import GENESIS, link
-from projections.reading import Refused, read, refusal_under
+from projections.reading import Refused, read, under
 from schemas import facts
 from schemas.envelope import PREFIX, Envelope, headers
 from schemas.job_view import view
@@ -56,14 +56,12 @@ class Fold:
     def judge(self, at: int, key: bytes | None, value: bytes | None, said: Envelope | Refused) -> Judged:
         """The same of a record that was read already."""
         self.chain = link(self.chain, at, key, value)
+        said = under(said, self.rules)
         if type(said) is Refused:
-            refusal = refusal_under(said, self.rules)
-            return Judged(said, said.type, None, refusal.value, None, False)
+            return Judged(said, said.type, None, said.refusal.value, None, False)
         assert isinstance(said, Envelope)
         event = said.data
         kind = PREFIX + type(event).__name__
-        if type(event) not in TYPES_BY_RULES[self.rules]:
-            return Judged(said, kind, None, Refusal.UNKNOWN_TYPE.value, None, False)
         workspace = self.workspaces.get(said.workspace)
         if workspace is None:
             workspace = self.workspaces[said.workspace] = Workspace(said.workspace)

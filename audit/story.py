@@ -29,7 +29,12 @@ from domain.events import (
     JobStopRequested,
     ModelRegistered,
     PriorityChanged,
+    ProjectionsRebuildStarted,
+    ProjectionsRebuilt,
+    ProjectionsRolledBack,
+    ProjectionsSwapped,
     RulesActivated,
+    SystemEvent,
 )
 from domain.job import Job, Status
 from schemas.job_view import message
@@ -132,7 +137,7 @@ class Narrator:
         if entry.version is not None and event is not None:
             if isinstance(event, JobRequested):
                 after = jobs.request(event, job_id=entry.subject, actor=entry.actor, at=entry.at, version=entry.version)
-            elif before is not None and not isinstance(event, DatasetRegistered | RulesActivated):
+            elif before is not None and not isinstance(event, DatasetRegistered | RulesActivated | SystemEvent):
                 after = jobs.evolve(
                     before,
                     event,  # type: ignore[arg-type]  # A job's, since it took effect on one.
@@ -243,8 +248,29 @@ def happened(entry: Entry, event: Event, before: Job | None, *, meant: bool = Fa
             return f"Worker {event.worker} reported that attempt {event.attempt} failed ({what})."
         case RulesActivated():
             return f"{did('brought', 'bring')} rule set {event.rules} into force."
+        case SystemEvent():
+            return _of_the_platform(event, who, verb)
         case _:
             return f"{who} {verb + 'write' if meant else 'wrote'} {type(event).__name__}."
+
+
+def _of_the_platform(event: SystemEvent, who: str, verb: str) -> str:
+    names = ", ".join(event.projections)
+    match event:
+        case ProjectionsRebuildStarted():
+            return f"{who} {f'{verb}begin' if verb else 'began'} to make {names} anew from the log."
+        case ProjectionsRebuilt():
+            odd = f", and {event.differing_verdicts:,} verdicts" if event.differing_verdicts else ""
+            return (
+                f"{event.records:,} records were judged anew and {event.rows:,} rows of {names} compared:"
+                f" {event.differing_rows:,} rows{odd} were not what the log says."
+            )
+        case ProjectionsSwapped():
+            return f"{who} {f'{verb}put' if verb else 'put'} the new tables of {names} in the place of the old ones."
+        case ProjectionsRolledBack():
+            return f"{who} {f'{verb}bring' if verb else 'brought'} back the tables of {names} that a swap had replaced."
+        case _:
+            return f"{who} {f'{verb}cancel' if verb else 'cancelled'} the rebuild of {names}."
 
 
 _LOSSES = {

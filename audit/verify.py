@@ -30,6 +30,7 @@ from audit.findings import Break, PartitionReport, Report, in_order
 from audit.log_reader import SILENT_SECONDS, LogReader, bounds
 from audit.partition_check import PartitionCheck
 from audit.seals import Anchor, Head, valid_seals
+from projections.tables import PROJECTED
 from schemas.topics import EVENTS
 
 _CURSORS = """
@@ -108,6 +109,8 @@ async def verify(settings: Settings, wishes: Wishes, told: Told = lambda done, o
 async def _verify(settings: Settings, wishes: Wishes, told: Told) -> Report:
     began, cpu = time.monotonic(), time.process_time()
     async with _connected(settings) as connection:
+        # Before the snapshot, for as long as it lasts: tables that a rebuild swapped in between would seem to be empty in it.
+        await connection.execute(f"LOCK TABLE {', '.join(PROJECTED)} IN ACCESS SHARE MODE")
         snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
         log_id = str(await connection.fetchval("SELECT log_id FROM log.history"))
         cursors = [dict(row) for row in await connection.fetch(_CURSORS, EVENTS.partitions)]

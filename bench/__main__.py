@@ -10,7 +10,7 @@ from bench.figures import Figure, machine, table, write_page
 
 MEASURES = (
     *("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog"),
-    *("verify", "time_travel"),
+    *("verify", "time_travel", "rebuild"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 PREFIX = "ravand."
@@ -26,15 +26,15 @@ class UnknownType(ValueError):
         self.document = document
 
 
-def read(value: bytes | None) -> dict[str, Any]:
-    """The record's document. Raises `Undecodable` and `UnknownType`."""
+def read(value: bytes | None, *, unknown: Container[str] = ()) -> dict[str, Any]:
+    """The record's document. Raises `Undecodable` and `UnknownType`; `unknown` are types that the rules do not know yet."""
     document = _whole(value)
     for name in ("specversion", "id", "type", "source", "subject", "time", "dataschema", "workspace", "actor"):
         _must(name in document and _ENVELOPE[name](document[name]), name)
     _must("data" in document, "data")
     _must(_optional(_text(512))(document.get("requesthash")), "requesthash")
     kind = document["type"].removeprefix(PREFIX)
-    if not document["type"].startswith(PREFIX) or kind not in MEMBERS:
+    if not document["type"].startswith(PREFIX) or kind not in MEMBERS or kind in unknown:
         raise UnknownType(document)
     schema, _, number = document["dataschema"].rpartition(":")
     _must(schema == f"urn:ravand:schemas:{kind}" and number.isdecimal() and len(number) <= 6, "dataschema")
@@ -162,6 +162,9 @@ _CHECKPOINT: dict[str, Check] = {
 _HELD: dict[str, Check] = {"attempt": _ORDINAL, "worker": _NAME}
 _REASON = _one_of("lease_expired", "released", "killed", "out_of_memory", "device_error", "checkpoint_unreadable")
 _FILE = _record({"name": _NAME, "uri": _URI, "sha256": _HASH, "bytes": _NATURAL})
+_PROJECTIONS: dict[str, Check] = {
+    "projections": lambda value: _list(_NAME)(value) and len(value) <= 64,
+}
 MEMBERS: dict[str, dict[str, Check]] = {
     "DatasetRegistered": {
         "name": _NAME,
@@ -210,4 +213,15 @@ MEMBERS: dict[str, dict[str, Check]] = {
     "JobCompleted": {**_HELD, "last_epoch": _EPOCH},
     "JobFailed": {**_HELD, "code": _NAME, "exception?": _optional(_NAME), "log?": _optional(_REF)},
     "RulesActivated": {"rules": _ORDINAL},
+    "ProjectionsRebuildStarted": _PROJECTIONS,
+    "ProjectionsRebuilt": {
+        **_PROJECTIONS,
+        "records": _NATURAL,
+        "rows": _NATURAL,
+        "differing_rows": _NATURAL,
+        "differing_verdicts": _NATURAL,
+    },
+    "ProjectionsSwapped": _PROJECTIONS,
+    "ProjectionsRolledBack": _PROJECTIONS,
+    "ProjectionsRebuildCancelled": _PROJECTIONS,
 }

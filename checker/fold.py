@@ -31,6 +31,14 @@ REPORTS = {
     "JobCompleted",
     "JobFailed",
 }
+SYSTEM_TYPES = {
+    "ProjectionsRebuildStarted",
+    "ProjectionsRebuilt",
+    "ProjectionsSwapped",
+    "ProjectionsRolledBack",
+    "ProjectionsRebuildCancelled",
+}
+"""What is said of the platform itself, since rule set 2."""
 HELD = {"running", "stopping", "pausing"}
 OVER = {"completed", "failed", "stopped"}
 
@@ -112,17 +120,17 @@ def fold(log: list[LogRecord], partitions: int = 12) -> Fold:
     """Fold the records of all partitions, each in the order of its offsets."""
     state = Fold()
     for record in sorted(log, key=lambda r: (r.partition, r.offset)):
-        verdict = _read(record, partitions)
+        verdict = _read(record, partitions, state.rules.get(record.partition, 1))
         if verdict.refusal is None:
             _judge(state, verdict)
         state.verdicts.append(verdict)
     return state
 
 
-def _read(record: LogRecord, partitions: int) -> Verdict:
+def _read(record: LogRecord, partitions: int, rules: int) -> Verdict:
     refusal = None
     try:
-        document = read(record.value)
+        document = read(record.value, unknown=SYSTEM_TYPES if rules < 2 else set())
     except UnknownType as unknown:
         document, refusal = unknown.document, "unknown_type"
     except Undecodable:
@@ -136,8 +144,11 @@ def _read(record: LogRecord, partitions: int) -> Verdict:
 
 def _is_routed(record: LogRecord, kind: str, workspace: str, partitions: int) -> bool:
     key = (record.key or b"").decode("utf-8", "replace")
-    if kind == "RulesActivated" or key == SYSTEM:
-        return kind == "RulesActivated" and key == SYSTEM == workspace
+    if kind == "RulesActivated":
+        return key == SYSTEM == workspace
+    if kind in SYSTEM_TYPES or key == SYSTEM:
+        own = murmur2_partition(SYSTEM.encode(), partitions) == record.partition
+        return kind in SYSTEM_TYPES and key == SYSTEM == workspace and own
     return key == workspace and murmur2_partition(record.key or b"", partitions) == record.partition
 
 
@@ -152,12 +163,15 @@ def _judge(state: Fold, verdict: Verdict) -> None:
         state.rules[verdict.record.partition] = current + 1
         _take_effect(state, verdict)
         return
-    if verdict.type in REQUESTS:
+    if verdict.type in REQUESTS | SYSTEM_TYPES:
         request = (verdict.workspace, document["id"])
         if request in state.requests:
             verdict.refusal = "duplicate"
             return
         state.requests[request] = verdict
+    if verdict.type in SYSTEM_TYPES:
+        _take_effect(state, verdict)
+        return
     verdict.refusal = _refusal(state, verdict, document["data"])
     if verdict.refusal is None:
         _apply(state, verdict, document["data"], _take_effect(state, verdict))

@@ -10,6 +10,8 @@ import typer
 
 from cli.backup import backup, restore
 from cli.errors import CommandError
+from cli.rebuild import rebuild_projections
+from cli.rules import rules
 from cli.services import read_settings
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Set up and look after an installation.", no_args_is_help=True)
 app.command()(backup)
 app.command()(restore)
+app.command()(rebuild_projections)
+app.command()(rules)
 
 
 @app.command()
@@ -25,6 +29,7 @@ def init() -> None:
     """Create what is missing: topics, tables, the object store's marker. Running it again changes nothing."""
     from aiokafka.errors import KafkaError
 
+    from adapters.kafka import OutcomeUnknown
     from adapters.topics import WrongTopics
 
     settings = read_settings()
@@ -33,18 +38,27 @@ def init() -> None:
         from adapters.migrations import migrate
         from adapters.object_store import ObjectStore
         from adapters.topics import check_topics, create_topics
+        from domain.rules import FIRST_RULES, KNOWN_RULES
+        from projections import rule_sets
 
         created = await create_topics(settings.kafka)
         await check_topics(settings.kafka)
         await migrate(settings.database.url.get_secret_value())
         await ObjectStore(settings.store.url).init()
-        return created, await _complete(settings)
+        # Before anybody appends: what is appended to a log without its tail would take the tail's place.
+        lost = await _complete(settings)
+        if not await _has_journal(settings):
+            # The newest rules judge a new log from its beginning; an old one keeps its own until somebody changes them.
+            fresh = await rule_sets.without_history(settings.kafka)
+            for number in range(FIRST_RULES + 1, KNOWN_RULES + 1):
+                await rule_sets.activate(settings.kafka, dict.fromkeys(fresh, number), "admin")
+        return created, lost
 
     try:
         created, lost = asyncio.run(initialise())
     except WrongTopics as error:
         raise CommandError(f"The log is not as it must be: {error}", "Nothing was changed.") from None
-    except (KafkaError, OSError) as error:
+    except (KafkaError, OutcomeUnknown, OSError) as error:
         raise CommandError(
             f"The installation could not be initialised: {error}",
             "Nothing is half done: check the addresses (RAVAND_KAFKA__…, RAVAND_DATABASE__URL) and run it again.",
@@ -85,6 +99,17 @@ def _completed(lost: dict[int, int]) -> str:
     if not lost:
         return "The log is whole."
     return f"{sum(lost.values())} records that the broker had lost were completed from the journal."
+
+
+async def _has_journal(settings: Settings) -> bool:
+    from adapters.postgres import connect
+
+    connection = await connect(settings.database, name="admin")
+    try:
+        # Cheaper than asking the broker, and enough at every start but the first.
+        return bool(await connection.fetchval("SELECT EXISTS (SELECT 1 FROM log.journal)"))
+    finally:
+        await connection.close()
 
 
 @app.command()

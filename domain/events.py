@@ -248,6 +248,49 @@ class RulesActivated(Event, frozen=True, kw_only=True):
     rules: Ordinal
 
 
+# --- the platform, in the workspace `system` (rule set 2) ---------------------------------------------------------------
+
+Projections = Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)]
+"""Names of read models."""
+
+
+class SystemEvent(Event, frozen=True, kw_only=True):
+    """Something that an administrator did to the platform, for the record; the subject is the run's id."""
+
+    is_request: ClassVar[bool] = True
+
+    projections: Projections
+
+
+class ProjectionsRebuildStarted(SystemEvent, frozen=True, kw_only=True):
+    """These read models are made anew from the log, beside the live ones."""
+
+
+class ProjectionsRebuilt(SystemEvent, frozen=True, kw_only=True):
+    """They are made, and were compared with the live ones, row by row."""
+
+    records: Natural
+    """Judged anew, from the beginning of the log."""
+    rows: Natural
+    """That they come to."""
+    differing_rows: Natural
+    """Rows of the live ones that were not as the log says."""
+    differing_verdicts: Natural
+    """Verdicts of the journal that are not what the log comes to."""
+
+
+class ProjectionsSwapped(SystemEvent, frozen=True, kw_only=True):
+    """From here on the new ones are read; those before are kept for a rollback."""
+
+
+class ProjectionsRolledBack(SystemEvent, frozen=True, kw_only=True):
+    """Those that the last swap had replaced are read again."""
+
+
+class ProjectionsRebuildCancelled(SystemEvent, frozen=True, kw_only=True):
+    """What had been made of the new ones is thrown away; the live ones are as they were."""
+
+
 REQUESTS: tuple[type[Event], ...] = (
     DatasetRegistered,
     JobRequested,
@@ -268,4 +311,11 @@ REPORTS: tuple[type[AttemptEvent], ...] = (
     JobCompleted,
     JobFailed,
 )
-EVENTS: tuple[type[Event], ...] = (*REQUESTS, *REPORTS, RulesActivated)
+SYSTEM: tuple[type[SystemEvent], ...] = (
+    ProjectionsRebuildStarted,
+    ProjectionsRebuilt,
+    ProjectionsSwapped,
+    ProjectionsRolledBack,
+    ProjectionsRebuildCancelled,
+)
+EVENTS: tuple[type[Event], ...] = (*REQUESTS, *REPORTS, RulesActivated, *SYSTEM)

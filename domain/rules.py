@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from domain.events import EVENTS, Event, RulesActivated
+from domain.events import REPORTS, REQUESTS, SYSTEM, Event, RulesActivated
 from domain.refusal import Refusal
 
 FIRST_RULES = 1
 """In force in a partition before any `RulesActivated`."""
-KNOWN_RULES = 1
+KNOWN_RULES = 2
 """The newest rule set that this build can judge by."""
 
 SYSTEM_WORKSPACE = "system"
-"""The workspace of records about the platform itself; written to partitions by number."""
+"""The workspace of records about the platform itself: rules are written to every partition, the others to its own."""
 
-TYPES_BY_RULES: dict[int, frozenset[type[Event]]] = {1: frozenset(EVENTS)}
-"""The event types that each rule set knows. A released entry never changes."""
+_FIRST: frozenset[type[Event]] = frozenset((*REQUESTS, *REPORTS, RulesActivated))
+TYPES_BY_RULES: dict[int, frozenset[type[Event]]] = {1: _FIRST, 2: _FIRST | frozenset(SYSTEM)}
+"""The event types that each rule set knows. A released entry never changes.
+
+Rule set 2 brings the records about the platform itself, in the workspace `system`.
+"""
 
 
 class NewerRules(Exception):

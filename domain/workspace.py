@@ -23,9 +23,11 @@ from domain.events import (
     ObjectRef,
     RulesActivated,
     StoredFile,
+    SystemEvent,
 )
 from domain.job import Job
 from domain.refusal import Refusal
+from domain.rules import SYSTEM_WORKSPACE
 
 CheckpointKey = tuple[str, int, int, int]
 """Job, attempt, epoch, step."""
@@ -132,6 +134,8 @@ def needs(id: str, subject: str, event: Event) -> Needs:
             )
         case RulesActivated():
             return Needs()
+        case SystemEvent():
+            return Needs(request=request)
         case _:
             return Needs(job=subject, request=request)
 
@@ -162,7 +166,11 @@ def judge(workspace: Workspace, *, id: str, subject: str, actor: str, event: Eve
             job = jobs.request(event, job_id=subject, actor=actor, at=at, version=workspace.version)
             workspace.jobs[subject] = job
             return Effect(version=workspace.version, job=job)
-        case RulesActivated():
+        case SystemEvent() if workspace.id == SYSTEM_WORKSPACE:
+            # What was done is noted, whatever was done before.
+            workspace.version += 1
+            return Effect(version=workspace.version)
+        case SystemEvent() | RulesActivated():
             return Refusal.MISROUTED
     return _judge_job(workspace, subject, event, at)
 

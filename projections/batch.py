@@ -60,3 +60,5 @@ class Batch:
     """The versions of the workspaces in which something took effect."""
     errors: dict[int, str] = field(default_factory=dict)
     """By offset: why bytes could not be decoded."""
+    generation: int = 0
+    """Of the tables that it was judged on."""

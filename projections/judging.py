@@ -13,13 +13,13 @@ import structlog
 from domain import rules as partition_rules
 from domain.events import AttemptStarted, CheckpointSaved, EpochCompleted, JobRequested, RulesActivated
 from domain.refusal import Refusal
-from domain.rules import TYPES_BY_RULES
 from domain.workspace import Effect, Workspace, judge, needs
 from projections.batch import Batch, Row
 from projections.chain import link
 from projections.loading import load
 from projections.memory import Key, Memory, keys_of
-from projections.reading import Refused, read, refusal_under
+from projections.reading import Refused, read, under
+from projections.tables import LIVE
 from schemas import facts
 from schemas.envelope import RECORDS, Envelope, type_name
 from schemas.job_view import view
@@ -42,14 +42,29 @@ class PartitionStopped(Exception):
 
 
 class Judge:
-    """Judges one partition from a position on. After any exception from it, it is thrown away."""
+    """Judges one partition from a position on. After any exception from it, it is thrown away.
 
-    def __init__(self, pool: asyncpg.Pool, partition: int, memory: Memory, *, rules: int, chain: bytes) -> None:
+    `generation` is that of the tables in `schema`, on which it judges.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        partition: int,
+        memory: Memory,
+        *,
+        rules: int,
+        chain: bytes,
+        generation: int = 0,
+        schema: str = LIVE,
+    ) -> None:
         self.memory = memory
         self.rules = rules
         self.chain = chain
         self._pool = pool
         self._partition = partition
+        self._generation = generation
+        self._schema = schema
 
     async def judge(self, records: Sequence[Any], start: int, shown: set[tuple[str, str]]) -> Batch:
         """The batch of `records` (as aiokafka gives them), the first of which is the first at or after `start`.
@@ -61,9 +76,9 @@ class Judge:
         keys, requests = self._needs(readings)
         keys.update(("job", *job) for job in shown)
         keys.update([("workspace", workspace, "") for _, workspace, _ in keys])
-        await load(self._pool, self.memory, self._partition, keys, requests, start)
+        await load(self._pool, self.memory, self._partition, keys, requests, start, self._schema)
         self.memory.use(keys, end)
-        batch = Batch(self._partition, start, end, self.rules, self.chain)
+        batch = Batch(self._partition, start, end, self.rules, self.chain, generation=self._generation)
         for first in range(0, len(records), SLICE):
             for record, reading in zip(records[first : first + SLICE], readings[first : first + SLICE], strict=True):
                 try:
@@ -108,8 +123,9 @@ class Judge:
         version: int | None = None
         tail: bytes | None = None
         verdict: Effect | Refusal
+        reading = under(reading, self.rules)
         if isinstance(reading, Refused):
-            verdict = refusal_under(reading, self.rules)
+            verdict = reading.refusal
             kind = reading.type
             if reading.refusal is Refusal.UNDECODABLE:
                 batch.errors[record.offset] = reading.error
@@ -117,9 +133,7 @@ class Judge:
             event = reading.data
             kind = NAMES[type(event)]
             workspace = self.memory.workspaces[reading.workspace]
-            if type(event) not in TYPES_BY_RULES[self.rules]:
-                verdict = Refusal.UNKNOWN_TYPE
-            elif isinstance(event, RulesActivated):
+            if isinstance(event, RulesActivated):
                 verdict = self._activate(workspace, event)
             else:
                 verdict = self._verdict(batch, workspace, reading, record)

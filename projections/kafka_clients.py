@@ -89,9 +89,11 @@ class PartitionReader:
     that this fetch does not cover, since it had just been read, would wait for its end, up to half a second.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: Topic, partition: int) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic: Topic, partition: int, *, fetch_bytes: int = FETCH_BYTES
+    ) -> None:
         self.at = TopicPartition(topic_name(settings, topic), partition)
-        self._consumer: AIOKafkaConsumer = consumer(settings, max_partition_fetch_bytes=FETCH_BYTES)
+        self._consumer: AIOKafkaConsumer = consumer(settings, max_partition_fetch_bytes=fetch_bytes)
         self._seen: set[Any] = set()
 
     async def start(self) -> None:

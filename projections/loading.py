@@ -11,6 +11,7 @@ from domain.events import Checkpoint
 from domain.job import Job
 from domain.workspace import Dataset, Workspace
 from projections.memory import Key, Memory
+from projections.tables import LIVE, in_schema
 
 _job = msgspec.json.Decoder(Job)
 _dataset = msgspec.json.Decoder(Dataset)
@@ -65,10 +66,12 @@ async def load(
     keys: Iterable[Key],
     requests: Collection[tuple[str, str]],
     position: int,
+    schema: str = LIVE,
 ) -> None:
     """Bring into `memory` whatever of `keys` it lacks, and which of `requests` (workspace, id) were used before.
 
-    `position` is where the batch begins that will be judged on it. Raises `ForeignCursor`, and what asyncpg raises.
+    `position` is where the batch begins that will be judged on it; `schema` is where the rows lie. Raises `ForeignCursor`,
+    and what asyncpg raises.
     """
     missing: dict[str, list[tuple[str, object]]] = {
         kind: [] for kind in ("workspace", "job", "dataset", "series", "model", "checkpoint")
@@ -80,7 +83,7 @@ async def load(
         return
     checkpoints = missing["checkpoint"]
     rows = await pool.fetch(
-        _LOAD,
+        in_schema(_LOAD, schema),
         partition,
         [workspace for workspace, _ in missing["workspace"]],
         *_columns(missing["job"]),

@@ -166,7 +166,9 @@ class Partition:
             )
             self.progress.published = position
             memory = Memory(position, common.memory_keys())
-            judge = Judge(common.pool, self.number, memory, rules=rules, chain=cursor["chain"])
+            judge = Judge(
+                common.pool, self.number, memory, rules=rules, chain=cursor["chain"], generation=cursor["generation"]
+            )
             self.progress.state = "running"
             await self._flow(reader, judge, publisher, position)
         finally:
@@ -299,5 +301,5 @@ async def _stored_cursor(pool: asyncpg.Pool, partition: int) -> asyncpg.Record:
         GENESIS,
     )
     return await pool.fetchrow(
-        "SELECT next_offset, published, rules, chain FROM log.cursors WHERE partition = $1", partition
+        "SELECT next_offset, published, rules, chain, generation FROM log.cursors WHERE partition = $1", partition
     )

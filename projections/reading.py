@@ -8,10 +8,10 @@ from functools import lru_cache
 import msgspec
 
 from adapters.kafka import partition_of
-from domain.events import Event, RulesActivated
+from domain.events import Event, RulesActivated, SystemEvent
 from domain.refusal import Refusal
 from domain.rules import SYSTEM_WORKSPACE, TYPES_BY_RULES
-from schemas.envelope import BY_TYPE, Envelope, UndecodableRecord, UnknownType, decode, header
+from schemas.envelope import BY_TYPE, Envelope, Header, UndecodableRecord, UnknownType, decode, header, type_name
 from schemas.topics import EVENTS
 
 SYSTEM_KEY = SYSTEM_WORKSPACE.encode()
@@ -29,6 +29,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
     event: builtins.type[Event] | None = None
     """Its type, where this build knows it: rules that do not know it refuse it for that before anything else."""
+    header: Header | None = None
+    """What bytes that could not be decoded say of themselves, as far as a build could read that does not know the type."""
     error: str = ""
     """Why the bytes could not be decoded."""
 
@@ -56,9 +58,17 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
     except UndecodableRecord as error:
         said_header = header(value)
         known = BY_TYPE.get(said_header.type) if said_header else None
-        return Refused(refusal=Refusal.UNDECODABLE, event=known, error=str(error))
-    if key == SYSTEM_KEY or type(envelope.data) is RulesActivated:
-        fits = key == SYSTEM_KEY and envelope.workspace == SYSTEM_WORKSPACE and type(envelope.data) is RulesActivated
+        return Refused(refusal=Refusal.UNDECODABLE, event=known, header=said_header, error=str(error))
+    event = envelope.data
+    if type(event) is RulesActivated:
+        fits = key == SYSTEM_KEY and envelope.workspace == SYSTEM_WORKSPACE
+    elif key == SYSTEM_KEY or isinstance(event, SystemEvent):
+        fits = (
+            isinstance(event, SystemEvent)
+            and key == SYSTEM_KEY
+            and envelope.workspace == SYSTEM_WORKSPACE
+            and home(key) == partition
+        )
     else:
         fits = key is not None and envelope.workspace.encode() == key and home(key) == partition
     if fits:
@@ -74,11 +84,25 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
     )
 
 
-def refusal_under(refused: Refused, rules: int) -> Refusal:
-    """Why rule set `rules` refuses it: a type that the rules do not know is unknown, whatever else is wrong with it.
-
-    So a build that knows the type gives the verdict that an older one gave.
+def under(reading: Envelope | Refused, rules: int) -> Envelope | Refused:
+    """What a record says, as rule set `rules` has it: one of a type that it does not know is of an unknown type, whatever
+    else is right or wrong with it. So a build that knows the type gives the verdict, and the journal's row, of one that does not.
     """
-    if refused.event is not None and refused.event not in TYPES_BY_RULES[rules]:
-        return Refusal.UNKNOWN_TYPE
-    return refused.refusal
+    said: Envelope | Refused | Header
+    if type(reading) is Refused:
+        event = reading.event
+        said = reading.header or reading
+    else:
+        assert isinstance(reading, Envelope)
+        event, said = type(reading.data), reading
+    if event is None or event in TYPES_BY_RULES[rules]:
+        return reading
+    return Refused(
+        refusal=Refusal.UNKNOWN_TYPE,
+        id=said.id,
+        type=type_name(event),
+        workspace=said.workspace,
+        subject=said.subject,
+        actor=said.actor,
+        event=event,
+    )

@@ -15,13 +15,17 @@ import msgspec
 
 from projections import announcements
 from projections.batch import JOURNAL, Batch, Row
+from projections.tables import LIVE, PROJECTED, in_schema
 
 _encode = msgspec.json.Encoder().encode
 
 _MOVE = """
 UPDATE log.cursors SET next_offset = $3, published = greatest(published, $4), rules = $5, chain = $6
- WHERE partition = $1 AND next_offset = $2
+ WHERE partition = $1 AND next_offset = $2 AND generation = $7
 """
+# Before the cursor's row, as the statement for a small batch does it by itself: whoever swaps these tables locks them first
+# and the cursors then, so nobody waits in a circle.
+_LOCK = f"LOCK TABLE {', '.join(PROJECTED)} IN ROW EXCLUSIVE MODE"
 _JOBS = """
 INSERT INTO read.jobs (workspace, job_id, status, priority, requested_version, version, state)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bytea[])
@@ -82,7 +86,7 @@ _INTO = {
 
 def _at_once() -> str:
     """The statement for a small batch. Nothing is inserted, and nobody notified, unless the cursor moved."""
-    parts, number = [f"moved AS ({_MOVE.strip()} RETURNING 1)"], 7
+    parts, number = [f"moved AS ({_MOVE.strip()} RETURNING 1)"], 8
     for name, types in _TYPES.items():
         table, columns, conflict = _INTO[name]
         arrays = ", ".join(f"${number + i}::{kind}[]" for i, kind in enumerate(types))
@@ -100,7 +104,7 @@ _AT_ONCE = _at_once()
 
 
 class LostRace(Exception):
-    """The stored cursor is not where this batch begins: somebody else has judged it. Nothing was written."""
+    """The stored cursor is not where this batch begins, or its tables were swapped. Nothing was written."""
 
 
 async def write(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
@@ -112,13 +116,13 @@ async def write(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
         await _write_at_once(pool, batch, published)
         return
     async with pool.acquire() as connection, connection.transaction():
-        # First of all, since it locks the row: of two who judged the same stretch, the other waits here and then loses.
-        moved = await connection.execute(
-            _MOVE, batch.partition, batch.start, batch.end, published, batch.rules, batch.chain
-        )
+        await connection.execute(_LOCK)
+        # Before any row, since it locks the cursor: of two who judged the same stretch, the other waits here and loses.
+        moved = await connection.execute(_MOVE, *_move(batch, published))
         if moved != "UPDATE 1":
             raise LostRace(f"partition {batch.partition} no longer stands at {batch.start}")
-        await _write_rows(connection, batch)
+        await _copy(connection, "log.journal", JOURNAL, batch.journal)
+        await write_rows(connection, batch)
         await connection.execute(
             "SELECT pg_notify($1, $2)", announcements.COMMITS, announcements.commit(batch.partition, batch.end)
         )
@@ -134,23 +138,28 @@ async def store_published(pool: asyncpg.Pool, partition: int, position: int, pub
     )
 
 
-async def _write_rows(connection: Any, batch: Batch) -> None:
-    await _copy(connection, "log", "journal", JOURNAL, batch.journal)
-    await _copy(connection, "log", "requests", _REQUESTS, batch.requests)
-    await _copy(connection, "read", "epochs", _EPOCHS, batch.epochs)
-    await _copy(connection, "read", "checkpoints", _CHECKPOINTS, batch.checkpoints)
+def _move(batch: Batch, published: int) -> tuple[Any, ...]:
+    return batch.partition, batch.start, batch.end, published, batch.rules, batch.chain, batch.generation
+
+
+async def write_rows(connection: Any, batch: Batch, schema: str = LIVE) -> None:
+    """The rows of the read model that a batch brings about, into the live tables or those of another schema."""
+    await _copy(connection, in_schema("log.requests", schema), _REQUESTS, batch.requests)
+    await _copy(connection, in_schema("read.epochs", schema), _EPOCHS, batch.epochs)
+    await _copy(connection, in_schema("read.checkpoints", schema), _CHECKPOINTS, batch.checkpoints)
     if batch.jobs:
-        await connection.execute(_JOBS, *_columns(_job_rows(batch)))
+        await connection.execute(in_schema(_JOBS, schema), *_columns(_job_rows(batch)))
     if batch.datasets:
         datasets = [(w, d.id, d.name, d.number, d.version, _encode(d)) for w, d in batch.datasets]
-        await connection.execute(_DATASETS, *_columns(datasets))
+        await connection.execute(in_schema(_DATASETS, schema), *_columns(datasets))
     if batch.models:
         models = [(w, m.name, m.number, m.version, m.job_id, _encode(m)) for w, m in batch.models]
-        await connection.execute(_MODELS, *_columns(models))
+        await connection.execute(in_schema(_MODELS, schema), *_columns(models))
     if batch.struck:
-        await connection.execute(_STRIKE, *_columns(batch.struck))
+        await connection.execute(in_schema(_STRIKE, schema), *_columns(batch.struck))
     if batch.workspaces:
-        await connection.execute(_WORKSPACES, batch.partition, list(batch.workspaces), list(batch.workspaces.values()))
+        names, versions = list(batch.workspaces), list(batch.workspaces.values())
+        await connection.execute(in_schema(_WORKSPACES, schema), batch.partition, names, versions)
 
 
 async def _write_at_once(pool: asyncpg.Pool, batch: Batch, published: int) -> None:
@@ -162,7 +171,7 @@ async def _write_at_once(pool: asyncpg.Pool, batch: Batch, published: int) -> No
         "jobs": _job_rows(batch),
         "workspaces": [(name, batch.partition, version) for name, version in batch.workspaces.items()],
     }
-    values: list[Any] = [batch.partition, batch.start, batch.end, published, batch.rules, batch.chain]
+    values: list[Any] = list(_move(batch, published))
     for name, types in _TYPES.items():
         values += _columns(rows[name]) if rows[name] else [()] * len(types)
     values.append(announcements.verdicts(batch.partition, batch.end, batch.requests))
@@ -187,8 +196,9 @@ def _job_rows(batch: Batch) -> list[Row]:
     ]
 
 
-async def _copy(connection: Any, schema: str, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+async def _copy(connection: Any, name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     if rows:
+        schema, _, table = name.partition(".")
         await connection.copy_records_to_table(table, schema_name=schema, columns=columns, records=rows)
 
 

@@ -56,6 +56,7 @@ cursors = Table(
     _number("published"),
     _small("rules"),
     _bytes("chain"),
+    Column("generation", Integer, nullable=False, server_default=text("0")),
     schema="log",
 )
 journal = Table(
@@ -207,6 +208,49 @@ seals = Table(
     _number("at"),
     _bytes("signature"),
     schema="audit",
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _text("id", key=True),
+    _text("kind"),
+    _text("projections"),
+    Column("dry_run", Boolean, nullable=False),
+    _text("state"),
+    _text("phase"),
+    _text("actor"),
+    _text("step"),
+    Column("cancel", Boolean, nullable=False),
+    _bytes("report"),
+    _maybe("error"),
+    _number("started_at"),
+    _number("ended_at", nullable=True),
+    CheckConstraint("kind IN ('rebuild', 'rollback')"),
+    CheckConstraint("state IN ('running', 'refused', 'compared', 'swapped', 'cancelled')"),
+    schema="rebuild",
+)
+Index("runs_newest", runs.c.started_at.desc())
+differences = Table(
+    "differences",
+    metadata,
+    Column("number", BigInteger, Identity(always=True), primary_key=True),
+    Column("run", Text, ForeignKey("rebuild.runs.id", ondelete="CASCADE"), nullable=False),
+    _text("projection"),
+    _text("what"),
+    _text("key"),
+    _text("columns"),
+    schema="rebuild",
+)
+Index("differences_run", differences.c.run, differences.c.what)
+records = Table(
+    "records",
+    metadata,
+    _text("id", key=True),
+    _text("run"),
+    _bytes("value"),
+    _number("at"),
+    schema="rebuild",
 )
 
 _measured = ("workspace", "job_id")

@@ -42,10 +42,18 @@ OWN = {
 }
 """Routes that name no object: what they show and make is the caller's own by the token."""
 
+ADMINS = {
+    ("GET", "/api/admin/projections/rebuild"),
+    ("POST", "/api/admin/projections/rebuild"),
+    ("POST", "/api/admin/projections/rebuild/cancel"),
+    ("POST", "/api/admin/projections/rollback"),
+}
+"""Routes about the whole installation, for its administrators alone."""
+
 
 def with_id(method: str, path: str, id: str) -> dict[str, Any] | None:
     """The request that names an object by its id; None for a route that names none."""
-    if (method, path) in PUBLIC | OWN:
+    if (method, path) in PUBLIC | OWN | ADMINS:
         return None
     if "{" in path:
         return {"url": re.sub(r"\{\w+\}", lambda found: "1" if found[0] == "{number}" else id, path)}
@@ -63,9 +71,15 @@ def kinds_of_id(things: dict[str, str]) -> Iterator[str]:
 
 async def test_every_route_of_the_document_is_in_the_matrix(platform: Platform) -> None:
     routes = {(method, path) for method, path, _ in await routes_of(platform)}
-    assert routes >= PUBLIC | OWN
-    assert all(with_id(method, path, NEVER_WAS) for method, path in routes - PUBLIC - OWN)
+    assert routes >= PUBLIC | OWN | ADMINS
+    assert all(with_id(method, path, NEVER_WAS) for method, path in routes - PUBLIC - OWN - ADMINS)
     assert {(method, path) for method, path, rule in await routes_of(platform) if rule == "public"} == PUBLIC
+    assert {(method, path) for method, path, rule in await routes_of(platform) if rule == "admin"} == ADMINS
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ADMINS))
+async def test_routes_for_administrators_are_closed_to_members(member: Member, method: str, path: str) -> None:
+    problem(await member.http.request(method, path, json={}), 403, "forbidden")
 
 
 async def test_other_peoples_ids_are_as_if_they_never_were(

@@ -23,7 +23,7 @@ class TestRulesActivated:
         assert rules.admit(2, RulesActivated(rules=number)) is Refusal.RULES_OUT_OF_ORDER
 
     def test_a_build_that_does_not_know_them_judges_no_further(self) -> None:
-        with pytest.raises(rules.NewerRules, match="rule set 2"):
+        with pytest.raises(rules.NewerRules, match=f"rule set {rules.KNOWN_RULES + 1}"):
             rules.admit(rules.KNOWN_RULES, RulesActivated(rules=rules.KNOWN_RULES + 1))
 
     def test_rules_that_would_be_refused_stop_nobody(self) -> None:
@@ -40,6 +40,12 @@ class TestRulesActivated:
             *("DatasetRegistered", "JobRequested", "JobStopRequested", "JobPauseRequested", "JobResumed", "JobRetried"),
             *("PriorityChanged", "AttemptStarted", "EpochCompleted", "CheckpointSaved", "JobStopped", "JobPaused"),
             *("AttemptLost", "ModelRegistered", "JobCompleted", "JobFailed", "RulesActivated"),
+        }
+
+    def test_the_second_one_brings_what_is_said_of_the_platform_and_nothing_else(self) -> None:
+        assert {kind.__name__ for kind in rules.TYPES_BY_RULES[2] - rules.TYPES_BY_RULES[1]} == {
+            *("ProjectionsRebuildStarted", "ProjectionsRebuilt", "ProjectionsSwapped", "ProjectionsRolledBack"),
+            "ProjectionsRebuildCancelled",
         }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from domain.events import EVENTS, REPORTS, REQUESTS, RulesActivated
+from domain.events import EVENTS, REPORTS, REQUESTS, SYSTEM, ProjectionsSwapped, RulesActivated
 from domain.refusal import Refusal
-from domain.workspace import Effect, Needs, needs
+from domain.workspace import Effect, Needs, Workspace, judge, needs
 from tests.domain.scenario import (
     D,
     J,
@@ -80,9 +80,24 @@ class TestIdsOfRequests:
         scenario.judge(Record(epoch(1).event, J, id="same"))
         scenario.when(Record(epoch(2).event, J, id="same")).then_effect()
 
-    def test_reports_and_requests_are_all_the_events(self) -> None:
-        assert {kind for kind in EVENTS if kind.is_request} == set(REQUESTS)
-        assert {*REQUESTS, *REPORTS, RulesActivated} == set(EVENTS)
+    def test_reports_and_requests_and_what_is_said_of_the_platform_are_all_the_events(self) -> None:
+        assert {kind for kind in EVENTS if kind.is_request} == {*REQUESTS, *SYSTEM}
+        assert {*REQUESTS, *REPORTS, RulesActivated, *SYSTEM} == set(EVENTS)
+
+
+class TestTheSystemsOwnWorkspace:
+    SWAPPED = ProjectionsSwapped(projections=("jobs",))
+
+    def judged(self, workspace: Workspace, id: str) -> Effect | Refusal:
+        return judge(workspace, id=id, subject="run", actor="admin", event=self.SWAPPED, at=0)
+
+    def test_whatever_was_done_is_the_next_version_once(self) -> None:
+        system = Workspace("system")
+        assert [self.judged(system, id) for id in ("a", "b")] == [Effect(version=1), Effect(version=2)]
+        assert self.judged(system, "a") is Refusal.DUPLICATE
+
+    def test_nobody_says_so_in_a_workspace_of_people(self) -> None:
+        assert self.judged(Workspace("team"), "a") is Refusal.MISROUTED
 
 
 class TestVersions:

@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from adapters.kafka import partition_of
-from domain.events import CheckpointSaved, EpochCompleted, JobRequested, RulesActivated
+from domain.events import CheckpointSaved, EpochCompleted, JobRequested, RulesActivated, SystemEvent
 from domain.rules import admit
 from domain.workspace import Effect, Workspace, judge
 from schemas import facts
@@ -78,7 +78,9 @@ class _Fold:
             "workspace": name,
             "subject": envelope.subject,
         }
-        system = isinstance(event, RulesActivated)
+        if isinstance(event, SystemEvent) and self.rules.get(partition, 1) < 2:
+            return said_of_it, "unknown_type"
+        system = isinstance(event, RulesActivated | SystemEvent)
         if (name == "system") is not system or record.key != name.encode():
             return said_of_it, "misrouted"
         workspace = self.workspaces.setdefault((partition, name), Workspace(name))
@@ -112,6 +114,8 @@ class _Fold:
 
     def _rows(self, workspace: str, envelope: Any, effect: Effect, record: Any) -> None:
         tables, event, job = self.tables, envelope.data, effect.job
+        if workspace == "system":
+            return
         if job is not None:
             requested = tables["jobs"].get((workspace, job.id), (0, 0, 0, 0))[2]
             if isinstance(event, JobRequested):

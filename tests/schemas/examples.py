@@ -27,8 +27,14 @@ from domain.events import (
     ModelRegistered,
     ObjectRef,
     PriorityChanged,
+    ProjectionsRebuildCancelled,
+    ProjectionsRebuildStarted,
+    ProjectionsRebuilt,
+    ProjectionsRolledBack,
+    ProjectionsSwapped,
     RulesActivated,
     StoredFile,
+    SystemEvent,
 )
 from schemas.envelope import Envelope, record
 
@@ -37,6 +43,7 @@ DATASET = "0198c0de-0000-7000-8000-000000000002"
 JOB = "0198c0de-0000-7000-8000-000000000003"
 SECOND_JOB = "0198c0de-0000-7000-8000-000000000004"
 WORKER = "0198c0de-0000-7000-8000-000000000005"
+REBUILD = "0198c0de-0000-7000-8000-000000000007"
 USER = "0198c0de-0000-7000-8000-000000000006"
 
 LOG = ObjectRef(uri=f"jobs/{JOB}/1/last-lines.txt", sha256="1" * 64)
@@ -123,6 +130,20 @@ def _story() -> dict[str, tuple[Event, str]]:
         "AttemptStarted-1-second": (AttemptStarted(**a(1)), SECOND_JOB),
         "JobCompleted-1": (JobCompleted(**a(1), last_epoch=0), SECOND_JOB),
         "RulesActivated-1": (RulesActivated(rules=2), "0"),
+        "ProjectionsRebuildStarted-1": (ProjectionsRebuildStarted(projections=("jobs", "epochs")), REBUILD),
+        "ProjectionsRebuilt-1": (
+            ProjectionsRebuilt(
+                projections=("jobs", "epochs"),
+                records=1_000_000,
+                rows=2_000_000,
+                differing_rows=1,
+                differing_verdicts=0,
+            ),
+            REBUILD,
+        ),
+        "ProjectionsSwapped-1": (ProjectionsSwapped(projections=("jobs", "epochs")), REBUILD),
+        "ProjectionsRolledBack-1": (ProjectionsRolledBack(projections=("jobs", "epochs")), REBUILD),
+        "ProjectionsRebuildCancelled-1": (ProjectionsRebuildCancelled(projections=("jobs",)), REBUILD),
     }
 
 
@@ -142,7 +163,7 @@ def example(name: str) -> Envelope:
         source="ravand/api" if asked else "ravand/worker",
         subject=subject,
         time=f"2026-11-23T12:00:{number:02d}.000Z",
-        workspace="system" if isinstance(event, RulesActivated) else WORKSPACE,
+        workspace="system" if isinstance(event, RulesActivated | SystemEvent) else WORKSPACE,
         actor=USER if asked else WORKER,
         correlationid=JOB,
         causationid=DATASET,

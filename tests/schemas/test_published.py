@@ -10,7 +10,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from domain.events import EVENTS, Event, RulesActivated
+from domain.events import EVENTS, Event, RulesActivated, SystemEvent
 from domain.workspace import Effect, Workspace, judge
 from schemas.envelope import BY_TYPE, RECORDS, decode, encode
 from schemas.published_schemas import FOLDER, TOPIC_VALUES, published, schema_path
@@ -75,13 +75,13 @@ class TestGoldenBytes:
         jsonschema_rs.validate(load(schema_path(type(envelope.data))), msgspec.json.decode(encode(envelope)))
 
     def test_they_fold(self) -> None:
-        workspace = Workspace(WORKSPACE)
+        workspace, system = Workspace(WORKSPACE), Workspace("system")
         for number, name in enumerate(STORY):
             envelope = decode((GOLDEN / f"{name}.json").read_bytes())
             if isinstance(envelope.data, RulesActivated):
                 continue
             verdict = judge(
-                workspace,
+                system if isinstance(envelope.data, SystemEvent) else workspace,
                 id=envelope.id,
                 subject=envelope.subject,
                 actor=envelope.actor,

@@ -1,0 +1,190 @@
+"""Killed, cancelled, started twice, or under load: the live read model is whole, and reads go on as if nothing were done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from adapters.postgres import create_pool
+from audit.verify import Wishes, verify
+from projections import queries, writing
+from projections.rebuild import run as rebuilding
+from projections.rebuild import runs
+from schemas.topics import EVENTS
+from tests.projections.fold import compare, fold_of, stored
+from tests.projections.platform import Log, project, projecting, until
+from tests.projections.rebuild.conftest import WORKSPACES, command, commanded, rebuilt, rolled_back
+from tests.projections.records import one_job, stream
+
+
+async def test_killed_at_any_moment_it_leaves_the_live_tables_alone_and_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(9)
+    await log.write(stream(31, WORKSPACES, 6_000))
+    await project(log)
+    before = await stored(log.database)
+    for _ in range(6):
+        async with command(log, "--processes", "2") as process:
+            begun = asyncio.create_task(process.wait())
+            await asyncio.wait({begun}, timeout=chance.uniform(0.5, 4.0))
+            process.kill() if not begun.done() else None
+            await begun
+        swapped = await log.database.fetchval("SELECT count(*) FROM rebuild.runs WHERE state = 'swapped'")
+        compare(before, await stored(log.database))
+        assert swapped or not await log.database.fetchval("SELECT max(generation) FROM log.cursors")
+    await until(lambda: _is_free(log))
+    status, document, said = await commanded(log)
+    assert (status, document["state"], document["report"]["differing"]) == (0, "swapped", 0), said
+    compare(before, await stored(log.database))
+
+
+async def _is_free(log: Log) -> bool:
+    return not await runs.is_locked(log.database)
+
+
+async def test_a_second_one_is_refused_while_one_runs_and_a_cancelled_one_is_dropped(log: Log) -> None:
+    await log.write(stream(32, WORKSPACES, 1_000))
+    await project(log)
+    before = await stored(log.database)
+    # Somebody who reads for long keeps it from swapping.
+    reader = await asyncpg.connect(log.settings.database.url.get_secret_value())
+    async with reader.transaction():
+        await reader.fetch("SELECT 1 FROM read.jobs LIMIT 1")
+        running = asyncio.create_task(rebuilt(log))
+
+        async def swapping() -> bool:
+            assert not running.done(), running.exception()
+            return bool(await log.database.fetchval("SELECT phase = 'swapping' FROM rebuild.runs"))
+
+        await until(swapping)
+        with pytest.raises(runs.AlreadyRunning):
+            await rebuilt(log)
+        status, _, said = await commanded(log)
+        assert status == 1
+        assert "is running" in said
+        assert await rebuilding.cancel(log.settings) is not None
+        with pytest.raises(rebuilding.Cancelled):
+            await running
+    await reader.close()
+    compare(before, await stored(log.database))
+    assert not await log.database.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'next'::regnamespace")
+    assert await rebuilding.cancel(log.settings) is None
+    assert (await rebuilt(log)).run.state == "swapped"
+
+
+async def test_another_one_than_the_interrupted_waits_for_it(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    await log.write(stream(33, WORKSPACES, 300))
+    await project(log)
+    monkeypatch.setattr(rebuilding, "PATIENCE_SECONDS", 0.1)
+    reader = await asyncpg.connect(log.settings.database.url.get_secret_value())
+    async with reader.transaction():
+        await reader.fetch("SELECT 1 FROM read.jobs LIMIT 1")
+        with pytest.raises(rebuilding.Busy):
+            await rebuilt(log)
+    await reader.close()
+    with pytest.raises(rebuilding.Unfinished):
+        await rebuilt(log, projections=("jobs",))
+    with pytest.raises(rebuilding.Unfinished):
+        await rolled_back(log)
+    assert (await rebuilt(log)).run.state == "swapped"
+
+
+@contextlib.asynccontextmanager
+async def reading(log: Log) -> AsyncIterator[list[int]]:
+    """Reads as the API makes them, over connections that keep their statements; how many there were.
+
+    Fails if one fails, or if what a session sees goes back.
+    """
+    pool = await create_pool(log.settings.database, name="reader", size=3)
+    count = [0]
+
+    async def session(workspace: str) -> None:
+        reached = 0
+        while True:
+            version = await queries.workspace_version(pool, workspace)
+            assert version >= reached, f"{workspace} went back from {reached} to {version}"
+            page = await queries.jobs_page(pool, workspace, limit=20)
+            seen = max((row.job.version for row in page), default=0)
+            for row in page[:2]:
+                await queries.history(pool, workspace, row.job)
+            assert not page or seen >= 1
+            reached = version
+            count[0] += 1
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(session(workspace)) for workspace in WORKSPACES[:3]]
+    try:
+        yield count
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await pool.close()
+    assert [error for error in ended if not isinstance(error, asyncio.CancelledError)] == []
+
+
+@pytest.mark.parametrize("small", [0, 1_000_000], ids=["in transactions", "at once"])
+async def test_swaps_and_rollbacks_under_load_lose_nothing_and_no_read_fails_or_goes_back(
+    log: Log, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(writing, "_SMALL", small)
+    await log.write(stream(40, WORKSPACES, 1_000))
+    async with projecting(log.settings):
+        await log.stored_to_the_end()
+        writing_on = asyncio.create_task(_write_on(log))
+        async with reading(log) as reads:
+            await rebuilt(log)
+            for _ in range(3):
+                await rolled_back(log)
+            done = await rebuilt(log)
+        writing_on.cancel()
+        await asyncio.gather(writing_on, return_exceptions=True)
+        await log.stored_to_the_end()
+    assert reads[0] > 20
+    assert (done.run.report.differing, done.run.report.verdicts) == (0, 0)
+    assert await log.database.fetchval("SELECT min(generation) FROM log.cursors WHERE next_offset > 0") >= 5
+    compare(fold_of(await log.read(EVENTS)), await stored(log.database))
+
+
+async def _write_on(log: Log) -> None:
+    seed = 1_000
+    while True:
+        seed += 1
+        await log.write(stream(seed, WORKSPACES, random.Random(seed).choice([1, 5, 60])))
+        await asyncio.sleep(0.1)
+
+
+async def test_what_a_projector_remembers_of_damaged_rows_is_forgotten_at_the_swap(log: Log) -> None:
+    records = one_job("team", epochs=30)
+    await log.write(records[:8])
+    await project(log)
+    damaged = await log.database.execute(
+        "UPDATE read.jobs SET state = convert_to(replace(convert_from(state, 'UTF8'), $1, $2), 'UTF8')",
+        '"name":"job"',
+        '"name":"bad"',
+    )
+    assert damaged == "UPDATE 1"
+    async with projecting(log.settings):
+        await log.write(records[8:12])
+        await log.stored_to_the_end()
+        done = await rebuilt(log, projections=("jobs",))
+        assert [(d.projection, d.what, d.columns) for d in done.differences] == [("jobs", "altered", "state")]
+        await log.write(records[12:])
+        await log.stored_to_the_end()
+    compare(fold_of(await log.read(EVENTS)), await stored(log.database))
+
+
+async def test_a_verification_that_runs_is_waited_for(log: Log) -> None:
+    await log.write(stream(50, WORKSPACES, 3_000))
+    await project(log)
+    for _ in range(3):
+        found, done = await asyncio.gather(verify(log.settings, Wishes(processes=1)), rebuilt(log))
+        assert found.ok, found.breaks
+        assert done.run.state == "swapped"
+        await project(log)
