@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from cli import dead_letters
 from cli.errors import CommandError
 from cli.services import read_settings
 
 app = typer.Typer(help="Set up and look after an installation.", no_args_is_help=True)
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 @app.command()
