@@ -191,22 +191,22 @@ async def _shown(request: Request, services: Services, job: Job, version: int) -
 
 
 async def _steer(request: Request, caller: Caller, operation: str, body: JobRequest, event: Event) -> Response:
-    """Check against the read model, so that a clear error comes at once; then let the log decide."""
+    """Check against the read model, so that a clear error comes at once; then let the log's order decide."""
     services = await services_of(request)
     ask = services.proposals.ask(caller, operation, request.headers, body.model_dump())
     verdict = await services.proposals.earlier(ask)
     if verdict is None:
         job, version = await seen(services, caller, body.job_id)
         refusal = jobs.admit(job, event)  # type: ignore[arg-type]  # One of the job's events, by the callers above.
-        if refusal is None:
-            verdict = await services.proposals.append(ask, job.id, event)
-            log.info("job steered", operation=operation, job=job.id, workspace=caller.workspace)
-        elif (verdict := await services.proposals.earlier(ask)) is None:
-            # Looked up again, since this very request may have been judged between the two looks: sent before, without
-            # an answer, it may be what has changed the job.
-            if refusal is Refusal.ALREADY_STOPPING:
-                return await _shown(request, services, job, version)
+        if refusal is Refusal.ALREADY_STOPPING:
+            return await _shown(request, services, job, version)
+        if refusal is not None and not ask.repeatable:
             raise _impossible(refusal, job.status)
+        # Under a key that the client chose, an earlier sending may be under way: on the log and not judged, or not even
+        # there yet. The read model cannot tell, so what it would refuse goes to the log as well. The first occurrence of
+        # the id decides then, whichever that is, and no refusal is followed by an effect.
+        verdict = await services.proposals.append(ask, job.id, event)
+        log.info("job steered", operation=operation, job=job.id, workspace=caller.workspace)
     with told_of(ask, verdict.subject):
         return await _outcome(request, services, caller, verdict)
 

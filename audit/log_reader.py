@@ -1,4 +1,4 @@
-"""Reads one partition of the log from its beginning, with a plain consumer that knows nothing of the projector's.
+"""Reads one partition of the log, or of another topic, with a plain consumer that knows nothing of the projector's.
 
 The consumer checks the CRC of every batch. Where one does not fit, the batch is read again unchecked and compared with the
 journal, so that the record whose bytes were changed can be named.
@@ -17,7 +17,7 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 
 from adapters.kafka import client_options, topic_name
 from adapters.settings import KafkaSettings
-from schemas.topics import EVENTS
+from schemas.topics import EVENTS, Topic
 
 _FETCH_BYTES = 4 * 1024 * 1024
 _BATCH = 5_000
@@ -33,9 +33,9 @@ class LogUnreadable(Exception):
         self.checksum = checksum
 
 
-async def bounds(settings: KafkaSettings) -> dict[int, tuple[int, int]]:
+async def bounds(settings: KafkaSettings, topic: Topic = EVENTS) -> dict[int, tuple[int, int]]:
     """Of each partition: the first offset that there is, and the one that the next record will get. Raises `KafkaError`."""
-    parts = [TopicPartition(topic_name(settings, EVENTS), number) for number in range(EVENTS.partitions)]
+    parts = [TopicPartition(topic_name(settings, topic), number) for number in range(topic.partitions)]
     consumer = AIOKafkaConsumer(**client_options(settings), group_id=None, enable_auto_commit=False)
     await consumer.start()
     try:
@@ -49,8 +49,15 @@ async def bounds(settings: KafkaSettings) -> dict[int, tuple[int, int]]:
 class LogReader:
     """The records of one partition, in order."""
 
-    def __init__(self, settings: KafkaSettings, partition: int, *, silent_seconds: float = SILENT_SECONDS) -> None:
-        self.at = TopicPartition(topic_name(settings, EVENTS), partition)
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        partition: int,
+        *,
+        silent_seconds: float = SILENT_SECONDS,
+        topic: Topic = EVENTS,
+    ) -> None:
+        self.at = TopicPartition(topic_name(settings, topic), partition)
         self._settings = settings
         self._silent = silent_seconds
 

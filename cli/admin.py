@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import dead_letters
 from cli.backup import backup, restore
 from cli.errors import CommandError
 from cli.rebuild import rebuild_projections
@@ -22,6 +23,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(rebuild_projections)
 app.command()(rules)
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 @app.command()

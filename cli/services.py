@@ -60,8 +60,8 @@ def supervisor() -> None:
 
 
 def telemetry() -> None:
-    """Store step metrics, log lines and resource samples."""
-    from projections.telemetry_sink import run
+    """Store step metrics, log lines and resource samples; keep the snapshots of time travel."""
+    from projections.background import run
 
     _serve("telemetry", run, database=True)
 

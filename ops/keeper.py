@@ -17,9 +17,10 @@ from ops.processes import Identity, dies_with_parent
 from ops.program import Program
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
-# A program that ran this long was fine; its next failure is a new one.
-STEADY_SECONDS = 60.0
+# Long enough that something broken takes a small part of the processor with its starts; people wait for what is mended.
+LONGEST_PAUSE = 5.0
+# A program that answered this long was well: its end says nothing about the next start, which is at once.
+WELL_SECONDS = 10.0
 _LAST_RESORT_SECONDS = 10.0
 
 
@@ -124,37 +125,39 @@ class Keeper:
         self._watching = asyncio.create_task(self._restart_for_ever())
 
     async def _restart_for_ever(self) -> None:
-        pause, clock = FIRST_PAUSE / 2, asyncio.get_running_loop().time
+        failures, clock = 0, asyncio.get_running_loop().time
         while True:
-            started = clock()
+            well_since = clock()
             assert self._process is not None
             try:
                 if not self._answered.is_set():
                     await self._until_running()
+                    well_since = clock()
                 await self._process.wait()
                 reason = f"ended with status {self.status}"
+                failures = 0 if clock() - well_since >= WELL_SECONDS else failures + 1
             except _NoAnswer as error:
                 reason = str(error)
                 await self._end(hurry=True)
+                failures += 1
             if not self._wanted:
                 return
-            pause = FIRST_PAUSE if clock() - started > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
-            await self._start_again(reason, pause)
+            failures = await self._start_again(reason, failures)
 
-    async def _start_again(self, reason: str, pause: float) -> None:
+    async def _start_again(self, reason: str, failures: int) -> int:
+        """Launch it, after a pause that grows with the failures since it was last well; how many these are now."""
         self._answered.clear()
         while True:
             self._enter(State.FAILED)
-            # Copies that died together must not come back together.
-            wait = pause * random.uniform(0.75, 1.25)
-            self._say(f"{reason}; it is started again in {wait:.1f} s")
+            wait = pause_after(failures)
+            self._say(f"{reason}; it is started again {_said(wait, failures)}")
             await asyncio.sleep(wait)
             try:
                 await self.launch()
             except (OperatorError, OSError) as error:
-                reason, pause = str(error), min(pause * 2, LONGEST_PAUSE)
+                reason, failures = str(error), failures + 1
             else:
-                return
+                return failures
 
     @property
     def status(self) -> str:
@@ -209,3 +212,17 @@ class Keeper:
         if state is not self.state:
             self.state = state
             self._on_change()
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until the next start, after so many failures in a row; none for a program that had been well."""
+    if failures == 0:
+        return 0.0
+    # Copies that died together must not come back together.
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16)) * random.uniform(0.75, 1.0)
+
+
+def _said(wait: float, failures: int) -> str:
+    if failures == 0:
+        return "at once"
+    return f"in {wait:.1f} s" + (f", after {failures} failures in a row" if failures > 1 else "")

@@ -1,12 +1,16 @@
 """Keeps snapshots of jobs, so that going back in time folds little: behind the projector, never in its way.
 
-Everything here is derived from the journal and may be thrown away (`forget`), which a change of the fold asks for.
-Several may run: who finds the progress moved by another starts anew.
+It runs beside the telemetry sink, in a process that nobody waits for, and rests after each piece of work for longer than
+that took, so that a backlog leaves the database to the projector. Everything here is derived from the journal and may be
+thrown away (`forget`), which a change of the fold asks for. Several may run: who finds the progress moved by another
+starts anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +19,8 @@ import asyncpg
 import msgspec
 import structlog
 
-from adapters.postgres import is_outage
+from adapters.postgres import create_pool, is_outage
+from adapters.settings import Settings
 from projections.as_of import EVERY, Standing, standings, step, store
 
 _CHUNK = 1_000
@@ -23,6 +28,10 @@ _CHUNK = 1_000
 _KEPT_JOBS = 5_000
 _SECONDS = 5.0
 """How often somebody looks for new versions."""
+_REST = 3.0
+"""How much longer than a piece of work the rest after it is, for whoever keeps them in the background."""
+_BROKEN_SECONDS = 60.0
+"""After what should not happen: it is a mistake of ours, and its repetition a line a minute."""
 _BEHIND = """
 SELECT w.workspace, max(w.version) AS version, coalesce(max(s.version), 0) AS done
   FROM log.workspaces w LEFT JOIN audit.snapshots s ON s.workspace = w.workspace
@@ -42,31 +51,52 @@ _encode = msgspec.json.Encoder().encode
 log = structlog.get_logger(__name__)
 
 
-async def catch_up(pool: Any, *, at_least: int = 1, told: Callable[[str, int, int], None] | None = None) -> int:
+async def catch_up(
+    pool: Any, *, at_least: int = 1, rest: float = 0.0, told: Callable[[str, int, int], None] | None = None
+) -> int:
     """Make what is missing, in every workspace that is `at_least` so many versions ahead; how many snapshots were made.
 
-    `told` hears the workspace, the version reached and the one to reach.
+    `rest`: pause after each piece of work for so many times what it took. `told` hears the workspace, the version
+    reached and the one to reach.
     """
     made = 0
     for row in await pool.fetch(_BEHIND, at_least):
-        made += await _workspace(pool, row["workspace"], row["done"], row["version"], told)
+        made += await _workspace(pool, row["workspace"], row["done"], row["version"], rest, told)
     return made
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Keep them until `stop`. Waits out whatever is away; the tables are there already."""
+    pool = await create_pool(settings.database, name="snapshots", size=1, min_size=0)
+    try:
+        await keep(pool, stop)
+    finally:
+        pool.terminate()
 
 
 async def keep(pool: Any, stop: asyncio.Event) -> None:
     """Catch up every few seconds until `stop`. Trouble of PostgreSQL is waited out."""
     while not stop.is_set():
+        pause = _SECONDS
+        working = asyncio.create_task(catch_up(pool, at_least=EVERY, rest=_REST))
+        stopped = asyncio.create_task(stop.wait())
         try:
-            await catch_up(pool, at_least=EVERY)
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
         except Exception as error:
-            if not is_outage(error):
-                raise
-            log.warning("postgres_is_away", error=f"{type(error).__name__}: {error}")
-        try:
-            async with asyncio.timeout(_SECONDS):
+            if is_outage(error):
+                log.warning("postgres_is_away", error=f"{type(error).__name__}: {error}")
+            else:
+                log.error("snapshots_not_kept", exc_info=error)
+                pause = _BROKEN_SECONDS
+        finally:
+            working.cancel()
+            stopped.cancel()
+            await asyncio.gather(working, stopped, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
                 await stop.wait()
-        except TimeoutError:
-            pass
 
 
 async def forget(connection: Any) -> None:
@@ -75,11 +105,12 @@ async def forget(connection: Any) -> None:
 
 
 async def _workspace(
-    pool: Any, workspace: str, done: int, version: int, told: Callable[[str, int, int], None] | None
+    pool: Any, workspace: str, done: int, version: int, rest: float, told: Callable[[str, int, int], None] | None
 ) -> int:
     held: OrderedDict[str, Standing] = OrderedDict()
     made = 0
     while done < version:
+        began = time.monotonic()
         upto = min(done + _CHUNK, version)
         rows = await pool.fetch(_RECORDS, workspace, done, upto)
         unknown = {row["subject"] for row in rows} - held.keys()
@@ -102,7 +133,7 @@ async def _workspace(
         made, done = made + len(fresh), upto
         if told is not None:
             told(workspace, done, version)
-        await asyncio.sleep(0)
+        await asyncio.sleep(rest * (time.monotonic() - began))
     return made
 
 

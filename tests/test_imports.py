@@ -12,7 +12,7 @@ LIGHT = (
     "api.app",
     "cli.__main__",
     "projections.projector",
-    "projections.telemetry_sink",
+    "projections.background",
     "workers.supervisor",
     "workers.worker",
     "recipes.catalog",

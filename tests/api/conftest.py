@@ -16,7 +16,7 @@ import pytest_asyncio
 from adapters.logging import configure
 from adapters.settings import Settings
 from tests.api.platform import Member, Platform, initialise, serving, settings_for
-from tests.servers import Servers
+from tests.servers import Servers, delete_topics
 
 
 async def _database(servers: Servers, statement: str) -> None:
@@ -54,6 +54,7 @@ def module_settings(
         thread.submit(asyncio.run, initialise(settings)).result()
         yield settings
         thread.submit(asyncio.run, _database(servers, f'DROP DATABASE "api_{name}" WITH (FORCE)')).result()
+        thread.submit(asyncio.run, delete_topics(servers.kafka, settings.kafka.prefix)).result()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

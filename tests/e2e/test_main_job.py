@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -10,12 +11,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 import pytest
 
 from cli import datasets
 from cli.live import follow
 from cli.server import Server
+from projections.as_of import EVERY
 from tests.e2e.conftest import PENGUINS, Up
 
 pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
@@ -147,6 +150,42 @@ def test_every_service_may_be_killed_while_a_job_runs(up: Up) -> None:
     versions = [m["version"] for m in seen]
     assert versions == sorted(set(versions)), "nothing twice, nothing out of order"
     assert [e["epoch"] for e in server.get(f"/api/train/{job_id}/history")] == list(range(1, 601))
+
+
+def test_going_back_in_time_folds_little_without_anybody_asking_for_snapshots(up: Up) -> None:
+    server = up.user()
+    job_id = train(server, epochs=300)["job_id"]
+    seen: list[dict[str, Any]] = []
+    completed = until(follow(server, job_id), lambda m: m["status"] == "completed", seen)
+    url = up.ravand("env", "--state", str(up.state), "--json").stdout
+    versions = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, completed["version"]))
+    for version in (seen[10]["version"], seen[150]["version"], seen[-1]["version"]):
+        then = server.get("/api/train/status", job_id=job_id, as_of=version)
+        assert then["version"] == version
+        assert then["epoch"] == next(m["epoch"] for m in seen if m["version"] == version)
+    # Whoever had to fold further than to the next snapshot would have left one.
+    again = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, completed["version"]))
+    assert again == versions
+
+
+async def kept_snapshots(url: str, job_id: str, version: int) -> list[int]:
+    """The versions of the job's snapshots, once those up to `version` were looked through."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(90):
+            while await connection.fetchval(  # noqa: ASYNC110 — another process makes them.
+                "SELECT count(*) = 0 FROM audit.snapshots s JOIN read.jobs j USING (workspace)"
+                " WHERE j.job_id = $1 AND s.version + $3 > $2",
+                job_id,
+                version,
+                EVERY,
+            ):
+                await asyncio.sleep(0.1)
+        rows = await connection.fetch("SELECT version FROM audit.job_states WHERE job_id = $1 ORDER BY 1", job_id)
+        assert len(rows) >= version // EVERY - 1
+        return [row[0] for row in rows]
+    finally:
+        await connection.close()
 
 
 def until(stream: Any, wanted: Any, seen: list[dict[str, Any]] | None = None) -> dict[str, Any]:

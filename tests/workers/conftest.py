@@ -11,19 +11,22 @@ import pytest
 import pytest_asyncio
 
 from adapters.topics import create_topics
+from tests.servers import delete_topics
 from tests.workers.installation import Installation
 from tests.workers.small_projector import SmallProjector
 
 
 @asynccontextmanager
 async def installed(folder: Path, kafka_settings: Mapping[str, str]) -> AsyncIterator[Installation]:
-    made = Installation(folder, kafka_settings, f"test-{uuid.uuid4().hex[:12]}.")
+    prefix = f"test-{uuid.uuid4().hex[:12]}."
+    made = Installation(folder, kafka_settings, prefix)
     await create_topics(made.settings.kafka)
     await made.open()
     try:
         yield made
     finally:
         await made.close()
+        await delete_topics(kafka_settings, prefix)
 
 
 @pytest.fixture
