@@ -8,10 +8,9 @@ a rebuild that is killed goes on where it was.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -41,6 +40,16 @@ SELECT "offset", at, version, refusal, hash FROM log.journal
 
 class NotRebuildable(Exception):
     """The log and the journal are not as they must be, or this build cannot judge them. Nothing was swapped."""
+
+
+class _Retimed(NamedTuple):
+    """A record with the time that was judged."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Replay:
@@ -145,7 +154,9 @@ class Replay:
             raise NotRebuildable(_other_offsets(self._partition, records, rows))
         chain = self._judge.chain
         timed = [
-            record if record.timestamp == row["at"] else dataclasses.replace(record, timestamp=row["at"])
+            record
+            if record.timestamp == row["at"]
+            else _Retimed(record.offset, row["at"], record.key, record.value, record.headers)
             for record, row in zip(records, rows, strict=True)
         ]
         try:
