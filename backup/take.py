@@ -67,7 +67,7 @@ class _Taking:
         missing_before: set[str] = set()
         for number in range(_CUTS):
             async with cut(self._settings.database) as moment:
-                needed = await moment.references()
+                needed = moment.references
                 await self._objects.copy(needed)
                 missing = needed.keys() - self._objects.copied.keys()
                 # What two cuts in a row miss was not superseded between them: the source itself lacks it.

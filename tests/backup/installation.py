@@ -71,18 +71,24 @@ def files(folder: Path) -> dict[str, str]:
 def kill_everything(up: Up) -> None:
     """`kill -9` of `ravand up` and of all below it, as far as they are not gone with it."""
     assert up.process is not None
-    family = psutil.Process(up.process.pid).children(recursive=True)
-    up.process.kill()
-    up.process.wait(30)
-    for process in family:
-        if process.is_running():
-            process.send_signal(signal.SIGKILL)
+    while up.servers:
+        up.servers.pop().close()
+    _kill(up.process)
+
+
+def _kill(process: subprocess.Popen[Any]) -> None:
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait(30)
+    for child in family:
+        if child.is_running():
+            child.send_signal(signal.SIGKILL)
     psutil.wait_procs(family, timeout=30)
 
 
 @contextmanager
-def servers_only(state: Path) -> Iterator[None]:
-    """`ravand up --only-servers`, ready and until the end of the block."""
+def servers_only(state: Path, *, killed: bool = False) -> Iterator[Path]:
+    """`ravand up --only-servers`, ready, and until the end of the block; what it says is in the file."""
     output = state.with_name(f"{state.name}.servers.log")
     with output.open("w") as said:
         process = subprocess.Popen(
@@ -93,7 +99,10 @@ def servers_only(state: Path) -> Iterator[None]:
     try:
         until("the servers are ready", lambda: process.poll() is not None or "only the servers" in output.read_text())
         assert process.poll() is None, output.read_text()
-        yield
+        yield output
     finally:
-        process.terminate()
-        assert process.wait(60) == 0
+        if killed:
+            _kill(process)
+        else:
+            process.terminate()
+            assert process.wait(60) == 0

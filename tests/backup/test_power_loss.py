@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from adapters.settings import Settings
 from cli.live import follow
 from cli.server import Server
-from tests.backup.installation import environment_of, kill_everything, query, records, settings_of
+from tests.backup.installation import environment_of, kill_everything, query, records, servers_only, settings_of
 from tests.e2e.conftest import Up, free_port
 from tests.e2e.test_main_job import train, until
 
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("drill"), pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
     running = Up(tmp_path / "state", free_port(), 1, {"RAVAND_WORKER__LEASE_SECONDS": "3"})
     running.start()
     yield running
-    assert running.stop() == 0
+    if running.process is not None and running.process.poll() is None:
+        assert running.stop() == 0
 
 
 def batches(segment: Path) -> list[int]:
@@ -55,27 +57,19 @@ def lose_the_end(up: Up, lost_batches: int, torn_bytes: int) -> int:
     return lost
 
 
-@pytest.mark.parametrize(("lost_batches", "torn_bytes"), [(7, 40), (10_000, 0)], ids=["torn", "all"])
-async def test_answers_and_shown_versions_hold_and_the_job_goes_on(up: Up, lost_batches: int, torn_bytes: int) -> None:
+async def test_answers_and_shown_versions_hold_and_the_job_goes_on(up: Up) -> None:
     server = up.user()
     job_id = train(server, epochs=150, checkpoint_every=20)["job_id"]
     seen: list[dict[str, Any]] = []
-    for message in follow(server, job_id):
-        if message["type"] == "job_update":
-            seen.append(message)
-            if message.get("epoch", 0) > 60:
-                break
+    until(follow(server, job_id), lambda m: m.get("epoch", 0) > 60, seen)
     answered = train(server, epochs=2)
-    settings = settings_of(environment_of(up))
     kill_everything(up)
-    assert lose_the_end(up, lost_batches, torn_bytes) > 0
-    up.start()
+    assert lose_the_end(up, lost_batches=7, torn_bytes=40) > 0
+    up.start()  # The API, the worker and the projector with it.
 
-    assert "were completed from the journal" in (up.state.parent / "state.log").read_text()
+    assert "were completed from the journal" in said(up)
     settings = settings_of(environment_of(up))
-    in_log = {record[:2]: record[3:5] for record in await records(settings)}
-    for partition, offset, *record in await query(settings, 'SELECT partition, "offset", key, value FROM log.journal'):
-        assert in_log[partition, offset] == tuple(record)
+    await check_log(settings)
     shown = f"SELECT version, type FROM log.journal WHERE subject = $1 AND version <= {seen[-1]['version']} ORDER BY 1"
     assert [(m["version"], f"ravand.{m['event']}") for m in seen] == await query(settings, shown, job_id)
     again = Server(up.url, server.token)
@@ -91,10 +85,23 @@ async def test_answers_and_shown_versions_hold_and_the_job_goes_on(up: Up, lost_
     verified = up.ravand("audit", "verify", "--processes", "1", **joined)
     assert "Nothing is broken" in verified.stdout
 
-
-async def test_what_was_killed_and_not_switched_off_starts_as_always(up: Up) -> None:
-    train(up.user(), epochs=2)
+    # All of it, behind and before what was judged; and `kill -9` alone, after which there is nothing to look for.
     kill_everything(up)
-    up.start()
-    said = (up.state.parent / "state.log").read_text()
-    assert "compared with the journal" not in said
+    assert lose_the_end(up, lost_batches=10_000, torn_bytes=0) > 100
+    with servers_only(up.state, killed=True) as output:
+        assert "were completed from the journal" in output.read_text()
+        await check_log(settings_of(environment_of(up)))
+    with servers_only(up.state) as output:
+        assert "compared with the journal" not in output.read_text()
+
+
+def said(up: Up) -> str:
+    """What `ravand up` has said."""
+    return (up.state.parent / f"{up.state.name}.log").read_text()
+
+
+async def check_log(settings: Settings) -> None:
+    """The log holds what was judged, where it was."""
+    in_log = {record[:2]: record[3:5] for record in await records(settings)}
+    for partition, offset, *record in await query(settings, 'SELECT partition, "offset", key, value FROM log.journal'):
+        assert in_log[partition, offset] == tuple(record)
