@@ -115,7 +115,7 @@ async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> Asyn
             if _normal(found) == _normal(value):
                 continue
             if names[name] is EVENTS and (key, found) == ("message.timestamp.type", "CreateTime"):
-                yield f"topic {name} keeps the times of its records, as it does while a backup is restored: finish that"
+                yield f"topic {name} waits for a restore to be finished: run the same `ravand admin restore` once more"
             else:
                 yield f"topic {name} has {key}={found}, not {value}"
 

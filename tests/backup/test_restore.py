@@ -266,7 +266,7 @@ async def test_an_interrupted_restore_starts_no_service_and_is_gone_on_with(
             patched.setattr(restoring._Restoring, after, then_killed)
         with pytest.raises(_Killed):
             await restore(target, taken)
-    with pytest.raises(WrongTopics, match="while a backup is restored"):
+    with pytest.raises(WrongTopics, match="waits for a restore to be finished"):
         await check_topics(target.kafka)
     await restore(target, taken)
     assert (await held(target)).log == (await held(source)).log
