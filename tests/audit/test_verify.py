@@ -107,7 +107,7 @@ TABLES = {
     "read.models": ("workspace", "name", "number"),
     "audit.job_states": ("workspace", "job_id", "version"),
 }
-NOT_DERIVED = {("log.cursors", "published"), ("audit.job_states", "offset")}
+NOT_DERIVED = {("log.cursors", "published"), ("log.cursors", "generation"), ("audit.job_states", "offset")}
 """How far facts were acknowledged is no matter of the log. A snapshot's offset is told by its version."""
 
 
