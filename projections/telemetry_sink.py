@@ -108,7 +108,7 @@ class Sink:
 async def _consume(sink: Sink, settings: KafkaSettings, stop: asyncio.Event) -> None:
     """One life of the consumer: until `stop`, or until it makes no progress."""
     broker = KafkaBroker(
-        settings.bootstrap_servers,
+        settings.bootstrap_servers.split(","),  # It takes a text for the address of one.
         security=_security(settings),
         allow_auto_create_topics=False,
         consumer_only=True,
