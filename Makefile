@@ -42,7 +42,8 @@ storm: install ## Faults of every kind under load, then a judgement: make storm 
 	@$(BIN)/python -m storm $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES)
 
 .PHONY: test-all
-test-all: test ## All tests, then a storm of three minutes.
+test-all: test ## All tests, the drills on three brokers, then a storm of three minutes.
+	@$(BIN)/python -m pytest -m drill
 	@$(BIN)/python -m storm --seed 20 --minutes 3
 
 .PHONY: lint
