@@ -94,9 +94,12 @@ def _projections(name: str | None) -> tuple[str, ...]:
 
 
 def _rebuild(settings: Settings, wanted: Wanted, *, roll_back: bool, json: bool) -> None:
+    from adapters.logging import configure
     from cli.rebuild_progress import Progress
     from projections.rebuild import run as rebuilding
 
+    # What judging notes on its way (rules that come into force, say) happened long ago, and would stand among the JSON.
+    configure(settings.model_copy(update={"log_level": "warning"}), "rebuild")
     work = rebuilding.roll_back if roll_back else rebuilding.rebuild
     with Progress(json=json) as progress:
         done = _run(work(settings, wanted, progress.told))

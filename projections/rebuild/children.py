@@ -97,7 +97,10 @@ def _main(pipe: Connection, settings: Settings, run: Run, parent: int) -> None:
     """In the child."""
     import uvloop
 
+    from adapters.logging import configure
+
     die_with(parent)
+    configure(settings.model_copy(update={"log_level": "warning"}), "rebuild")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal's goes to all of us; the parent decides.
     os.nice(_NICE)
     gc.freeze()
