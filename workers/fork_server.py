@@ -22,7 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from workers.process import TITLE_ROOM, be_killed_first, die_with, out_of_memory_kills, set_title
+from adapters.processes import die_with
+from workers.process import TITLE_ROOM, be_killed_first, out_of_memory_kills, set_title
 
 PACKET = 4096
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import signal
 import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 TITLE_ROOM = "-" * 120
 """An argument that only makes room: a title is written over the arguments and cannot be longer than they were."""
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent process ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # It ended before that took effect.
-        os._exit(1)
 
 
 def be_killed_first() -> None:
