@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 
-from bench.figures import Figure, machine, table, write_page
+from bench.figures import Figure, line, machine, table, write_page
 
 MEASURES = (
     *("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog"),
@@ -23,8 +23,11 @@ def main() -> None:
     for name in names:
         began = time.monotonic()
         print(f"{name} …", flush=True)
-        figures += importlib.import_module(f"bench.{name}").measure()
+        found: list[Figure] = importlib.import_module(f"bench.{name}").measure()
+        for figure in found:
+            print(f"  {line(figure)}")
         print(f"{name} took {time.monotonic() - began:.0f} s", flush=True)
+        figures += found
     print(f"\n{machine()}\n\n{table(figures)}")
     if not sys.argv[1:]:
         write_page(figures)

@@ -10,169 +10,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import psutil
-from aiokafka import AIOKafkaProducer, TopicPartition
-from pydantic import SecretStr
+from aiokafka import TopicPartition
 
-from adapters.kafka import client_options, consumer, producer, topic_name
-from adapters.migrations import migrate
+from adapters.kafka import consumer, producer, topic_name
 from adapters.settings import KafkaSettings, Settings
 from adapters.topics import create_topics
 from bench.cpu import servers_cpu
 from bench.figures import Figure
-from domain.events import (
-    AttemptStarted,
-    CheckpointSaved,
-    DatasetRef,
-    DatasetRegistered,
-    EpochCompleted,
-    Event,
-    JobRequested,
-    ModelRegistered,
-    ObjectRef,
-    StoredFile,
-)
-from projections.reading import home
-from schemas.envelope import encode, headers, record
+from bench.history import fill, records_of, workspaces_over
+from bench.own_servers import delete_topics, own_database, run_beside, servers
 from schemas.topics import EVENTS, FACTS
 
-EPOCHS = 100
-_SHA = "0" * 64
+MILLION = 1_000_000
 _EDGE = 100_000
 _WEIGHED_EVERY_SECONDS = 0.5
-Record = tuple[str, bytes, list[tuple[str, bytes]]]
-
-
-def records_of(workspace: str, count: int, jobs_at_once: int = 20) -> Iterator[Record]:
-    """A workspace's life: a dataset, then jobs, some at once, each requested, trained for its epochs and finished."""
-    for subject, actor, event in islice(_life(workspace, jobs_at_once), count):
-        envelope = record(
-            event,
-            id=subject if event.is_request else str(uuid.uuid4()),
-            source="ravand://bench/worker",
-            subject=subject,
-            time="2026-01-01T00:00:00.000Z",
-            workspace=workspace,
-            actor=actor,
-            correlationid=subject,
-            traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        )
-        yield workspace, encode(envelope), headers(envelope)
-
-
-def _life(workspace: str, jobs_at_once: int) -> Iterator[tuple[str, str, Event]]:
-    dataset = DatasetRef(id=str(uuid.uuid4()), uri=f"datasets/{_SHA}", sha256=_SHA, format="csv")
-    profile = ObjectRef(uri=f"profiles/{_SHA}", sha256=_SHA)
-    registered = DatasetRegistered(
-        name="bench", uri=dataset.uri, sha256=_SHA, format="csv", bytes=1000, rows=100, profile=profile
-    )
-    yield dataset.id, "user", registered
-    while True:
-        running = [_job(dataset) for _ in range(jobs_at_once)]
-        while running:
-            for job in list(running):
-                try:
-                    yield next(job)
-                except StopIteration:
-                    running.remove(job)
-
-
-def _job(dataset: DatasetRef) -> Iterator[tuple[str, str, Event]]:
-    job, worker = str(uuid.uuid4()), str(uuid.uuid4())
-    parameters = {"target": "label", "epochs": EPOCHS, "batch_size": 64, "learning_rate": 0.001, "seed": 7}
-    yield (
-        job,
-        "user",
-        JobRequested(
-            name="bench",
-            recipe="tabular",
-            recipe_version=1,
-            parameters=parameters,
-            epochs=EPOCHS,
-            dataset=dataset,
-            model="bench",
-            max_losses=3,
-        ),
-    )
-    yield job, worker, AttemptStarted(attempt=1, worker=worker)
-    for epoch in range(1, EPOCHS + 1):
-        metrics = {"loss": 1 / epoch, "val_loss": 1.1 / epoch, "accuracy": 1 - 0.5 / epoch, "val_accuracy": 0.98765432}
-        yield job, worker, EpochCompleted(attempt=1, worker=worker, epoch=epoch, metrics=metrics, seconds=1.25)
-        if epoch % 10 == 0:
-            uri = f"jobs/{job}/1/{epoch}.checkpoint"
-            yield job, worker, CheckpointSaved(attempt=1, worker=worker, epoch=epoch, step=epoch, uri=uri, sha256=_SHA)
-    files = (StoredFile(name="model.safetensors", uri=f"models/{job}", sha256=_SHA, bytes=1000),)
-    yield (
-        job,
-        worker,
-        ModelRegistered(attempt=1, worker=worker, last_epoch=EPOCHS, model="bench", files=files, metrics=metrics),
-    )
-
-
-def workspaces_over(partitions: Sequence[int], each: int = 4) -> list[str]:
-    """Workspace ids, so many of each partition."""
-    found: dict[int, list[str]] = {partition: [] for partition in partitions}
-    while any(len(ids) < each for ids in found.values()):
-        id = str(uuid.uuid4())
-        ids = found.get(home(id.encode()))
-        if ids is not None and len(ids) < each:
-            ids.append(id)
-    return [id for ids in found.values() for id in ids]
-
-
-async def fill(settings: KafkaSettings, count: int, partitions: Sequence[int]) -> float:
-    """Append the backlog; the mean size of a value."""
-    sender = producer(settings, linger_ms=5)
-    await sender.start()
-    topic, size = topic_name(settings, EVENTS), 0
-    workspaces = workspaces_over(partitions)
-    share, more = divmod(count, len(workspaces))
-    lives = {
-        partition: [
-            records_of(w, share + (i < more)) for i, w in enumerate(workspaces) if home(w.encode()) == partition
-        ]
-        for partition in partitions
-    }
-    try:
-        for partition, streams in lives.items():
-            size += await _fill_partition(sender, topic, partition, streams)
-    finally:
-        await sender.stop()
-    return size / count
-
-
-async def _fill_partition(sender: AIOKafkaProducer, topic: str, partition: int, streams: list[Iterator[Record]]) -> int:
-    size, batch = 0, sender.create_batch()
-    while streams:
-        for stream in list(streams):
-            found = next(stream, None)
-            if found is None:
-                streams.remove(stream)
-                continue
-            workspace, value, copies = found
-            size += len(value)
-            key = workspace.encode()
-            if batch.append(key=key, value=value, timestamp=None, headers=copies) is None:
-                await (await sender.send_batch(batch, topic, partition=partition))
-                batch = sender.create_batch()
-                batch.append(key=key, value=value, timestamp=None, headers=copies)
-    await (await sender.send_batch(batch, topic, partition=partition))
-    return size
 
 
 def start_projector(settings: Settings) -> subprocess.Popen[bytes]:
@@ -302,39 +166,11 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {f"p{q}": round(values[min(len(values) - 1, len(values) * q // 100)], 2) for q in (50, 90, 99)}
 
 
-@contextlib.asynccontextmanager
-async def _own_database(settings: Settings) -> AsyncIterator[None]:
-    admin = os.environ["RAVAND_DATABASE_ADMIN_URL"]
-    name = f"bench_{uuid.uuid4().hex[:8]}"
-    connection = await asyncpg.connect(admin)
-    await connection.execute(f'CREATE DATABASE "{name}" OWNER ravand')
-    url = settings.database.url.get_secret_value().rpartition("/")[0] + f"/{name}"
-    settings.database.url = SecretStr(url)
-    await migrate(url)
-    try:
-        yield
-    finally:
-        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-        await connection.close()
-
-
-async def _delete_topics(settings: KafkaSettings) -> None:
-    from aiokafka.admin import AIOKafkaAdminClient
-
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    await admin.delete_topics([name for name in await admin.list_topics() if name.startswith(settings.prefix)])
-    await admin.close()
-
-
-MILLION = 1_000_000
-
-
 def measure() -> list[Figure]:
     """A million records over all partitions by two projectors, and in one partition by one."""
-    with _servers() as environment:
-        spread = _run(environment, MILLION, partitions=12, projectors=2)
-        alone = _run(environment, MILLION, partitions=1, projectors=1)
+    with servers() as environment:
+        spread = _run(environment, partitions=12, projectors=2)
+        alone = _run(environment, partitions=1, projectors=1)
     return [
         *_figures("a million records over 12 partitions, two projectors", spread, 40_000),
         *_figures("a million records in one partition, one projector", alone, 30_000),
@@ -355,35 +191,9 @@ def _figures(name: str, found: dict[str, Any], aim: int) -> list[Figure]:
     ]
 
 
-@contextlib.contextmanager
-def _servers() -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="ravand-bench-") as folder:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ops.dev_servers", folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            assert server.stdout is not None
-            lines = list(itertools.takewhile(lambda line: line != "ready\n", server.stdout))
-            yield dict(line.rstrip("\n").split("=", 1) for line in lines)
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
-def _run(environment: dict[str, str], records: int, *, partitions: int, projectors: int) -> dict[str, Any]:
-    """In a process of its own, as the command does it."""
-    options = ["--records", str(records), "--partitions", str(partitions), "--projectors", str(projectors)]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.backlog", *options],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def _run(environment: dict[str, str], *, partitions: int, projectors: int) -> dict[str, Any]:
+    options = ("--records", str(MILLION), "--partitions", str(partitions), "--projectors", str(projectors))
+    return run_beside(environment, "bench.backlog", *options)
 
 
 async def main() -> None:
@@ -396,7 +206,7 @@ async def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     settings.kafka.prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    async with _own_database(settings):
+    async with own_database(settings):
         await create_topics(settings.kafka)
         try:
             if options.trickle:
@@ -406,7 +216,7 @@ async def main() -> None:
                 found = await work_off(settings, options.records, options.projectors)
                 print(json.dumps({"bytes_per_record": round(size), **found}))
         finally:
-            await _delete_topics(settings.kafka)
+            await delete_topics(settings.kafka)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ def latency_figures(
     return figures
 
 
+def line(figure: Figure) -> str:
+    """`POST …, p50: 9.8 ms (aim ≤ 10)`: for whoever watches."""
+    return f"{figure.name}: {figure.value:,.4g} {figure.unit} (aim {figure.aim}{'' if figure.met else ', missed'})"
+
+
 def table(figures: Sequence[Figure]) -> str:
     """The figures as a Markdown table."""
     lines = [

@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 import uuid
@@ -23,8 +22,10 @@ import uvloop
 from adapters.postgres import create_pool
 from adapters.settings import Settings, environment_of
 from adapters.topics import create_topics
-from bench.backlog import _delete_topics, _own_database, _servers, fill, work_off
+from bench.backlog import work_off
 from bench.figures import Figure, percentile, spread_of
+from bench.history import fill
+from bench.own_servers import delete_topics, own_database, run_beside, servers
 from projections import queries
 
 MILLION = 1_000_000
@@ -36,14 +37,8 @@ _USUAL_SECONDS = 5.0
 
 def measure() -> list[Figure]:
     """A million records over all partitions, by two processes."""
-    with _servers() as environment:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.rebuild", "--records", str(MILLION)],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with servers() as environment:
+        found = run_beside(environment, "bench.rebuild", "--records", str(MILLION))
     rate, seconds = found["replayed_per_s"], found["seconds"]
     slower = found["reads_p99_ms"] / found["usual_reads_p99_ms"]
     return [
@@ -124,14 +119,14 @@ async def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     settings.kafka.prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    async with _own_database(settings):
+    async with own_database(settings):
         await create_topics(settings.kafka)
         try:
             await fill(settings.kafka, options.records, range(options.partitions))
             await work_off(settings, options.records, 2)
             print(json.dumps(await _measured(settings, options.records, options.processes)))
         finally:
-            await _delete_topics(settings.kafka)
+            await delete_topics(settings.kafka)
 
 
 async def _measured(settings: Settings, records: int, processes: int) -> dict[str, Any]:

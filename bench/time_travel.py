@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
@@ -24,9 +21,10 @@ import uvloop
 
 from adapters.settings import Settings
 from bench import filling
-from bench.backlog import _own_database, _servers, records_of
 from bench.figures import Figure, percentile, spread_of
+from bench.history import records_of
 from bench.limits import bare_statement
+from bench.own_servers import own_database, run_beside, servers
 from projections import as_of, snapshots
 from projections.chain import GENESIS
 from projections.judging import Judge
@@ -53,14 +51,8 @@ _NAMES = {
 
 def measure() -> list[Figure]:
     """In a workspace of a million records, with snapshots."""
-    with _servers() as environment:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.time_travel", "--records", str(MILLION)],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with servers() as environment:
+        found = run_beside(environment, "bench.time_travel", "--records", str(MILLION))
     figures = []
     for key, (name, aim) in _NAMES.items():
         times = found[key]
@@ -126,7 +118,7 @@ async def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     async with (
-        _own_database(settings),
+        own_database(settings),
         asyncpg.create_pool(settings.database.url.get_secret_value(), min_size=1, max_size=3) as pool,
     ):
         stored = await store(pool, history(options.records, options.records // 10))

@@ -9,11 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
-from typing import Any
 
 import uvloop
 
@@ -21,8 +18,10 @@ from adapters.settings import Settings
 from adapters.topics import create_topics
 from audit.log_reader import LogReader, bounds
 from audit.verify import Wishes, verify
-from bench.backlog import _delete_topics, _own_database, _servers, fill, work_off
+from bench.backlog import work_off
 from bench.figures import Figure
+from bench.history import fill
+from bench.own_servers import delete_topics, own_database, run_beside, servers
 
 MILLION = 1_000_000
 AIM = 100_000
@@ -30,14 +29,8 @@ AIM = 100_000
 
 def measure() -> list[Figure]:
     """A million records over all partitions, by as many processes as there are cores."""
-    with _servers() as environment:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.verify", "--records", str(MILLION)],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with servers() as environment:
+        found = run_beside(environment, "bench.verify", "--records", str(MILLION))
     rate, bare = found["records_per_s"], found["bare_reads_per_s"]
     return [
         Figure(
@@ -72,7 +65,7 @@ async def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     settings.kafka.prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    async with _own_database(settings):
+    async with own_database(settings):
         await create_topics(settings.kafka)
         try:
             await fill(settings.kafka, options.records, range(options.partitions))
@@ -91,7 +84,7 @@ async def main() -> None:
             }
             print(json.dumps(found))
         finally:
-            await _delete_topics(settings.kafka)
+            await delete_topics(settings.kafka)
 
 
 if __name__ == "__main__":

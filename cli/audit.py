@@ -92,7 +92,7 @@ def verify(
     """Prove that nothing was altered: log, journal, hash chain, seals, and every row. Exit status 1 at a break."""
     from audit.verify import NotVerifiable, Wishes, sentences
     from audit.verify import verify as verified
-    from cli.audit_progress import Progress
+    from cli.long_work import Progress
 
     settings = read_settings()
     secret = _key(settings, key)
@@ -150,7 +150,7 @@ def snapshots(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped.")] = False, json: Json = False
 ) -> None:
     """Keep snapshots of jobs, so that going back in time stays fast. They are derived, and cost the projector nothing."""
-    from cli.audit_progress import Progress
+    from cli.long_work import Progress
     from projections import snapshots as kept
 
     settings = read_settings()

@@ -14,7 +14,7 @@ from cli.services import read_settings
 
 if TYPE_CHECKING:
     from backup.manifest import Manifest
-    from cli.audit_progress import Progress
+    from cli.long_work import Progress
 
 T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -95,7 +95,7 @@ class Phases:
 
     def told(self, what: str, done: int, of: int) -> None:
         """So much of it is done."""
-        from cli.audit_progress import Progress
+        from cli.long_work import Progress
 
         if what != self._what or self._shown is None:
             self.__exit__()

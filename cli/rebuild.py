@@ -248,7 +248,7 @@ def _drop_previous(settings: Settings) -> None:
 
 
 def _snapshots(settings: Settings, json: bool) -> None:
-    from cli.audit_progress import Progress
+    from cli.long_work import Progress
     from projections.rebuild import run as rebuilding
 
     with Progress("snapshots", quiet=json) as progress:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cli.long_work import LINE_SECONDS, bars
+
 if TYPE_CHECKING:
     from projections.rebuild.runs import Status
 
-_LINE_SECONDS = 5.0
 _JSON_SECONDS = 1.0
 _PHASES = {
     "starting": "starting",
@@ -34,18 +35,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if not self._json and sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bars = progress.Progress(
-                progress.TextColumn("{task.description:<22}"),
-                progress.BarColumn(bar_width=30),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.percentage:>5.1f} %"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self._bars = bars()
             self._bars.start()
         return self
 
@@ -62,7 +52,7 @@ class Progress:
         if self._bars is not None:
             self._draw(status, phase, done, of)
             return
-        now, seconds = time.monotonic(), _JSON_SECONDS if self._json else _LINE_SECONDS
+        now, seconds = time.monotonic(), _JSON_SECONDS if self._json else LINE_SECONDS
         if phase == self._last[0] and (now - self._last[1] < seconds):
             return
         self._last = (phase, now)

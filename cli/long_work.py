@@ -8,7 +8,24 @@ from typing import Any
 
 import typer
 
-_LINE_SECONDS = 5.0
+LINE_SECONDS = 5.0
+"""Between two lines where there is no terminal."""
+
+
+def bars() -> Any:
+    """What draws bars on standard error, not started yet: a `rich.progress.Progress`."""
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description:<22}"),
+        progress.BarColumn(bar_width=30),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.percentage:>5.1f} %"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 class Progress:
@@ -23,18 +40,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(bar_width=30),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.percentage:>5.1f} %"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self._bar = bars()
             self._task = self._bar.add_task(self._what, total=None)
             self._bar.start()
         return self
@@ -49,6 +55,6 @@ class Progress:
             self._bar.update(self._task, completed=done, total=of)
             return
         now = time.monotonic()
-        if not self._quiet and now - self._last_line >= _LINE_SECONDS:
+        if not self._quiet and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
             typer.echo(f"{self._what}: {done:,} of {of:,}", err=True)
