@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Attempt:
         self.number = number
         self.start: Checkpoint | None = None
         self._around = around
-        self._workspace = workspace
+        self.workspace = workspace
         self._job = job
         self._version = -1
         self._records = AttemptRecords(
@@ -58,7 +59,11 @@ class Attempt:
         self._janitor = CheckpointJanitor(around.store, job.id)
         self._reports = ChildReports(number, around.worker, job.spec.epochs, self._records, self._measurements)
         self._child: Child | None = None
-        self._claimed = False
+        self._claimed_at: float | None = None
+        """When the claim was acknowledged; None until then."""
+        self._giving_up = asyncio.Event()
+        self.is_given_up = False
+        """Whether the claim was given back before anybody answered it."""
         self._granted = asyncio.Event()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -79,7 +84,7 @@ class Attempt:
                 self._see_held(job)
             case Standing.OVER:
                 self._over.set()
-            case Standing.OPEN if self._granted.is_set() or (repeated and self._claimed):
+            case Standing.OPEN if self._granted.is_set() or (repeated and self._claimed_at is not None):
                 # The same row once more, after the claim was in the log: that is how the projector answers a refused one.
                 self._over.set()
             case Standing.OPEN:
@@ -104,6 +109,10 @@ class Attempt:
         self._grace = min(self._grace, grace)
         self._leaving.set()
 
+    def give_up_claim(self) -> None:
+        """Nobody answers the claim, and there is other work: take it back, unless it has been answered by now."""
+        self._giving_up.set()
+
     def hold(self) -> None:
         """Report nothing until it is known again whose the attempt is."""
         self._records.hold()
@@ -118,6 +127,13 @@ class Attempt:
         return self._granted.is_set()
 
     @property
+    def unanswered_seconds(self) -> float:
+        """How long the claim has been in the log without an answer; 0 before that, and once it is answered."""
+        if self._claimed_at is None or self._granted.is_set():
+            return 0.0
+        return time.monotonic() - self._claimed_at
+
+    @property
     def has_ended(self) -> bool:
         """Whether the record that ends it is in the log."""
         return self._gone
@@ -128,7 +144,12 @@ class Attempt:
         """Claim (unless it is granted already), train, report the end. Returns early when the attempt is lost."""
         working = asyncio.create_task(self._work(granted))
         over = asyncio.create_task(self._over.wait())
+        giving_up = asyncio.create_task(self._giving_up.wait())
         try:
+            await asyncio.wait({working, over, giving_up}, return_when=asyncio.FIRST_COMPLETED)
+            if not (working.done() or over.done() or self._granted.is_set()):
+                await self._take_back(working)
+                return
             await asyncio.wait({working, over}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and self._ending is not None:
                 # The table shows the end that we have just reported before we are told that it arrived.
@@ -138,9 +159,9 @@ class Attempt:
             else:
                 self._say_lost()
         finally:
-            for task in (working, over, *self._tasks):
+            for task in (working, over, giving_up, *self._tasks):
                 task.cancel()
-            await asyncio.gather(working, over, *self._tasks, return_exceptions=True)
+            await asyncio.gather(working, over, giving_up, *self._tasks, return_exceptions=True)
             await self._release_child()
 
     async def _work(self, granted: bool) -> None:
@@ -164,14 +185,24 @@ class Attempt:
             AttemptStarted(attempt=self.number, worker=self._around.worker, checkpoint=self.start)
         )
         await self._records.flush()
-        self._claimed = True
+        self._claimed_at = time.monotonic()
         self._log.debug("claimed")
-        while not self._granted.is_set():
+        while not (self._granted.is_set() or self._giving_up.is_set()):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._granted.wait(), 2 * self._around.lease_seconds)
                 return
             # An answer may have been lost with the projector that gave it. A claim again refused is answered again.
             self._records.repeat(claim)
+
+    async def _take_back(self, working: asyncio.Task[None]) -> None:
+        """Write the attempt's end behind its claim. Once that is in the log this worker is free, whatever the claim comes
+        to: it is refused, or the attempt that it begins is over with the next record that counts."""
+        self.is_given_up = True
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await self._records.put(AttemptLost(attempt=self.number, worker=self._around.worker, reason="released"))
+        await self._records.flush()
+        self._log.warning("nobody answers the claim; it is taken back", seconds=round(self.unanswered_seconds, 1))
 
     async def _train(self, scratch: Path) -> Ending:
         try:
@@ -246,7 +277,7 @@ class Attempt:
     def _order(self, scratch: Path) -> Train:
         spec = self._job.spec
         return Train(
-            workspace=self._workspace,
+            workspace=self.workspace,
             job_id=self.job_id,
             attempt=self.number,
             recipe=spec.recipe,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from adapters.kafka import partition_of
 from domain.job import Job, Status
 from schemas.tables import OpenJob
+from schemas.topics import EVENTS
 from workers.claim_choice import Opening
 from workers.job_table import JobTable, Row
 
+_UNANSWERED = -1
+"""No row has this version."""
 Key = tuple[str, int]
 """A job and the number of an attempt at it."""
 
@@ -26,7 +30,10 @@ class OpenJobs:
         self._holders: dict[str, tuple[str, int]] = {}
         """Job → (worker, attempt), of every attempt that is running somewhere."""
         self._in_vain: dict[str, int] = {}
-        """Job → version of its row when our claim was refused: not claimed again while that stays the same."""
+        """Job → version of its row when our claim was refused: not claimed again while that stays the same. For a claim that
+        was taken back unanswered `_UNANSWERED`: not claimed again before there is news of the job."""
+        self._silent: set[int] = set()
+        """Partitions of the log in which a claim of ours got no answer, and no news has come from since."""
         self.ours: set[Key] = set()
         """What the table shows as this worker's."""
 
@@ -67,13 +74,30 @@ class OpenJobs:
         answer to it, must not keep us away from the job for ever."""
         self._in_vain.pop(job_id, None)
 
-    def openings(self, claiming: set[Key]) -> list[Opening]:
-        """What could be claimed. `claiming` are attempts that others are claiming at this moment."""
+    def taken_back(self, workspace: str, job_id: str) -> None:
+        """A claim got no answer. The job is left alone until there is news of it, since the claim still lies on the log and
+        the same attempt must not be claimed twice; all of its partition, until there is news of any job there."""
+        self._in_vain[job_id] = _UNANSWERED
+        self._silent.add(_home(workspace))
+
+    def listen_again(self, workspace: str, job_id: str) -> None:
+        """Claim there again, though there was no news: a lost row must not keep us away for ever."""
+        self._silent.discard(_home(workspace))
+        if self._in_vain.get(job_id) == _UNANSWERED:
+            del self._in_vain[job_id]
+
+    def openings(self, claiming: set[Key], *, elsewhere: str | None = None) -> list[Opening]:
+        """What could be claimed. `claiming` are attempts that others are claiming at this moment; `elsewhere`: nothing of
+        the partition in which that workspace lives."""
         now = self._now()
+        avoided = self._silent if elsewhere is None else self._silent | {_home(elsewhere)}
         openings = []
         for job_id, seen_at in self._seen_at.items():
-            job = self._table.rows[job_id].value.job
+            row = self._table.rows[job_id].value
+            job = row.job
             if job_id in self._in_vain or (job_id, job.attempt + 1) in claiming:
+                continue
+            if avoided and _home(row.workspace) in avoided:
                 continue
             if seen_at == 0:  # It was there before we knew the time: for us it begins to wait now.
                 seen_at = self._seen_at[job_id] = now
@@ -84,6 +108,8 @@ class OpenJobs:
     def _note(self, job_id: str) -> None:
         row = self._table.rows.get(job_id)
         job = row.value.job if row is not None else None
+        if self._silent and row is not None:
+            self._silent.discard(_home(row.value.workspace))
         if job is not None and job.status is Status.QUEUED:
             self._seen_at.setdefault(job_id, self._now())
         else:
@@ -100,3 +126,7 @@ class OpenJobs:
             self._holders[job_id] = (job.worker, job.attempt)
             if job.worker == self._me:
                 self.ours.add((job_id, job.attempt))
+
+
+def _home(workspace: str) -> int:
+    return partition_of(workspace.encode(), EVENTS.partitions)

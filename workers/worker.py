@@ -26,7 +26,7 @@ from schemas.heartbeat import Heartbeat, Running
 from schemas.topics import EVENTS, HEARTBEATS, JOBS, TELEMETRY
 from workers.attempt import Attempt
 from workers.attempt_records import AttemptRecords
-from workers.claim_choice import IdleWorker, choose
+from workers.claim_choice import Choice, IdleWorker, Opening, choose
 from workers.colleagues import BrokerClock, Colleagues
 from workers.devices import Devices
 from workers.open_jobs import OpenJobs
@@ -45,6 +45,10 @@ WORKER_LEAVES_IN = 17.0
 """How long a worker that is told to end takes at most: less than the 20 s after which `ravand up` kills it."""
 REASSERTED_AFTER = 30.0
 """When the table still shows an attempt as ours so long after its end was acknowledged, the end was refused."""
+UNANSWERED_LEASES = 2.0
+"""A claim that is in the log so many leases without an answer is taken back when there is other work."""
+SILENT_LEASES = 10.0
+"""So long nothing is claimed in a partition of the log that gave no answer, unless there is news of it."""
 CLAIMS_REMEMBERED = 1000
 
 
@@ -92,6 +96,8 @@ class Worker:
         """What this process has claimed, and from which checkpoint: a grant may come after we gave up on a claim."""
         self._over: dict[tuple[str, int], float] = {}
         """Attempts whose end is in the log, while the table still shows them as ours; and since when."""
+        self._given_up: OrderedDict[tuple[str, int], None] = OrderedDict()
+        """Claims that were taken back unanswered: the table may show such an attempt as ours for a moment, much later."""
         self._attempt: Attempt | None = None
         self._running: asyncio.Task[None] | None = None
         self._ready = False
@@ -194,7 +200,9 @@ class Worker:
         if self._leaving:
             return
         self._see_to_grants()
-        if self._attempt is None and self._may_claim():
+        if self._attempt is not None:
+            self._see_to_claim(self._attempt)
+        elif self._may_claim():
             self._claim_next()
 
     def _see_to_grants(self) -> None:
@@ -204,10 +212,24 @@ class Worker:
             if self._attempt is not None and (self._attempt.job_id, self._attempt.number) == (job_id, attempt):
                 continue
             since = self._over.get((job_id, attempt))
-            if since is None and self._attempt is None:
+            if since is None and (job_id, attempt) in self._given_up:
+                self._note_over((job_id, attempt))  # Its end is in the log too, and shows in a moment.
+            elif since is None and self._attempt is None:
                 self._begin(job_id, attempt, granted=True)
             elif since is None or time.monotonic() - since > REASSERTED_AFTER:
                 self._begin_giving_back(job_id, attempt)
+
+    def _see_to_claim(self, attempt: Attempt) -> None:
+        """Where a projector stands still, claims get no answer; that must not keep us from work that others judge."""
+        if attempt.unanswered_seconds < UNANSWERED_LEASES * self._lease:
+            return
+        openings = self._open.openings(self._colleagues.claiming(), elsewhere=attempt.workspace)
+        if openings and self._choose(openings).job_id is not None:
+            attempt.give_up_claim()
+
+    def _note_over(self, key: tuple[str, int]) -> None:
+        self._over[key] = time.monotonic()
+        asyncio.get_running_loop().call_later(REASSERTED_AFTER + 0.1, self._reconcile)
 
     def _begin_giving_back(self, job_id: str, attempt: int) -> None:
         self._over[job_id, attempt] = float("inf")  # Once is enough: the order of the log decides.
@@ -220,13 +242,16 @@ class Worker:
         openings = self._open.openings(self._colleagues.claiming())
         if not openings:
             return
-        idle = [*self._colleagues.idle(self._open.holding()), IdleWorker(self.id, self._recipes)]
-        choice = choose(openings, idle, self.id, self._now())
+        choice = self._choose(openings)
         job = self._open.job(choice.job_id) if choice.job_id is not None else None
         if job is not None:
             self._begin(job.id, job.attempt + 1, granted=False)
         elif choice.again_at is not None:
             self._wake_at(choice.again_at)
+
+    def _choose(self, openings: Sequence[Opening]) -> Choice:
+        idle = [*self._colleagues.idle(self._open.holding()), IdleWorker(self.id, self._recipes)]
+        return choose(openings, idle, self.id, self._now())
 
     def _begin(self, job_id: str, number: int, *, granted: bool) -> None:
         row = self._open.row(job_id)
@@ -256,15 +281,28 @@ class Worker:
         while len(self._claims) > CLAIMS_REMEMBERED:
             self._claims.popitem(last=False)
         if attempt.has_ended:
-            self._over[key] = time.monotonic()
-            asyncio.get_running_loop().call_later(REASSERTED_AFTER + 0.1, self._reconcile)
-        if not attempt.is_granted:
+            self._note_over(key)
+        if attempt.is_given_up:
+            self._after_silence(attempt, key)
+        elif not attempt.is_granted:
             self._open.claimed_in_vain(attempt.job_id)
-            lease = self._settings.worker.lease_seconds
-            asyncio.get_running_loop().call_later(lease, self._try_again, attempt.job_id)
+            asyncio.get_running_loop().call_later(self._lease, self._try_again, attempt.job_id)
         self._attempt = self._running = None
         self._pulse.soon()
         asyncio.get_running_loop().call_soon(self._reconcile)
+
+    def _after_silence(self, attempt: Attempt, key: tuple[str, int]) -> None:
+        self._given_up[key] = None
+        while len(self._given_up) > CLAIMS_REMEMBERED:
+            self._given_up.popitem(last=False)
+        self._open.taken_back(attempt.workspace, attempt.job_id)
+        asyncio.get_running_loop().call_later(
+            SILENT_LEASES * self._lease, self._listen_again, attempt.workspace, attempt.job_id
+        )
+
+    def _listen_again(self, workspace: str, job_id: str) -> None:
+        self._open.listen_again(workspace, job_id)
+        self._reconcile()
 
     def _try_again(self, job_id: str) -> None:
         self._open.try_again(job_id)

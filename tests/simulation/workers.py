@@ -26,6 +26,8 @@ LEASE_MS = 3_000
 REPEAT_MS = 1_000
 REASSERTED_MS = 10_000
 """An attempt that was ended and that the table still shows as ours after this long is given back once more."""
+SHORTEST_PATIENCE_MS = 300
+"""A claim is taken back unanswered after so long at the earliest: much sooner than in earnest, and at any moment."""
 
 
 class Worker(Reader):
@@ -43,6 +45,8 @@ class Worker(Reader):
         """
         self.ended_at: dict[tuple[str, int], int] = {}
         """Attempts whose last record was acknowledged, and when."""
+        self.given_up: set[tuple[str, int]] = set()
+        """Claims that were taken back unanswered; the table may show them as ours for a moment."""
         self.colleagues: dict[str, tuple[Heartbeat, int]] = {}
         self.sequence = 0
         self.acknowledged: str | None = None
@@ -60,7 +64,7 @@ class Worker(Reader):
             self.seen_at.setdefault(job_id, self.world.now)
         else:
             self.seen_at.pop(job_id, None)
-        if not repeated:
+        if not repeated or (job is not None and (job_id, job.attempt + 1) in self.given_up):
             self.in_vain.pop(job_id, None)
         if self.attempt is not None and self.attempt[0] == job_id and repeated and self.claimed:
             self.refused = True
@@ -133,6 +137,8 @@ class Worker(Reader):
     def give_back(self) -> Process:
         """What the table grants us and we do not run."""
         for job in list(self.rows.values()):
+            if job.worker == self.id and (job.id, job.attempt) in self.given_up:
+                self.ended_at.setdefault((job.id, job.attempt), self.world.now)
             ended_at = self.ended_at.get((job.id, job.attempt), -REASSERTED_MS)
             if job.worker == self.id and self.world.now - ended_at >= REASSERTED_MS:
                 yield from self.append(job.id, AttemptLost(attempt=job.attempt, worker=self.id, reason="released"))
@@ -166,15 +172,22 @@ class Worker(Reader):
         claim = AttemptStarted(attempt=number, worker=self.id, checkpoint=start)
         yield from self.append(job_id, claim)
         self.claimed = True
-        asked_at = world.now
+        asked_at = claimed_at = world.now
+        patience = world.random.randint(SHORTEST_PATIENCE_MS, 4 * LEASE_MS)
         while self.standing(job_id, number) is Standing.OPEN:
             if self.refused:
                 self.in_vain[job_id] = world.now + LEASE_MS
                 return
+            if world.now - claimed_at >= patience and world.troubled:
+                # Free by the log alone: whatever the claim comes to, the attempt is over behind it.
+                yield from self.append(job_id, AttemptLost(attempt=number, worker=self.id, reason="released"))
+                self.given_up.add((job_id, number))
+                self.in_vain[job_id] = world.now + 10 * LEASE_MS
+                return
             if world.now - asked_at >= 2 * LEASE_MS:  # The answer may have been lost.
                 yield from self.append(job_id, claim)
                 asked_at = world.now
-            world.wake_at(self.actor, 2 * LEASE_MS)
+            world.wake_at(self.actor, min(2 * LEASE_MS, patience))
             yield None
         if self.standing(job_id, number) is Standing.OVER:
             return

@@ -192,6 +192,10 @@ class Installation:
         )
         return await self.append(event, id, id=id)
 
+    def move_to(self, workspace: str) -> None:
+        """What is appended from now on is another workspace's."""
+        self.workspace, self.dataset = workspace, None
+
     async def stop(self, job_id: str) -> None:
         """Ask for its end."""
         await self.append(JobStopRequested(), job_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ class SmallProjector:
     published: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _judging: asyncio.Event = field(default_factory=asyncio.Event)
+    _still: set[str] = field(default_factory=set)
+    _unjudged: list[Any] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> SmallProjector:
@@ -66,8 +69,13 @@ class SmallProjector:
         """Judge nothing for a while."""
         self._judging.clear()
 
+    def stand_still(self, workspace: str) -> None:
+        """Judge nothing of this workspace, as when the projector of its partition has stopped."""
+        self._still.add(workspace)
+
     def go_on(self) -> None:
-        """Judge again."""
+        """Judge again, what was left lying first."""
+        self._still.clear()
         self._judging.set()
 
     async def until(self, condition: Any, seconds: float = 60) -> Any:
@@ -105,10 +113,15 @@ class SmallProjector:
                 await producer.start()
                 self.workspaces.clear()
                 self.verdicts.clear()
+                self._unjudged.clear()
                 while True:
-                    for records in (await consumer.getmany(timeout_ms=500)).values():
-                        for record in records:
-                            await self._judging.wait()
+                    found = (await consumer.getmany(timeout_ms=200)).values()
+                    lying, self._unjudged = self._unjudged, []
+                    for record in itertools.chain(lying, *found):
+                        await self._judging.wait()
+                        if (record.key or b"").decode() in self._still:
+                            self._unjudged.append(record)
+                        else:
                             await self._judge(producer, record)
             except KafkaError:
                 await asyncio.sleep(0.2)

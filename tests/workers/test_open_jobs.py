@@ -52,3 +52,22 @@ def test_trying_again_brings_back_no_job_that_is_over() -> None:
     held.apply([tombstone(2)])
     held.try_again("job")
     assert offered(held) == []
+
+
+def test_an_attempt_whose_claim_was_taken_back_unanswered_is_not_claimed_twice() -> None:
+    held = jobs()
+    held.apply([row(1), row(1, id="another")])
+    held.taken_back("ws", "job")
+    assert offered(held) == []
+    held.apply([row(2, id="another")])  # Its partition is judged again; our claim may still lie before the projector.
+    assert offered(held) == ["another"]
+    held.apply([row(1)])  # How a refused claim is answered.
+    assert sorted(offered(held)) == ["another", "job"]
+
+
+def test_a_lost_answer_keeps_nobody_away_for_ever() -> None:
+    held = jobs()
+    held.apply([row(1)])
+    held.taken_back("ws", "job")
+    held.listen_again("ws", "job")
+    assert offered(held) == ["job"]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 from msgspec.structs import replace
+from uuid_utils import uuid7
 
 import workers.worker
 from adapters import kafka
-from adapters.kafka import topic_name
+from adapters.kafka import partition_of, topic_name
 from domain.events import (
     AttemptLost,
     AttemptStarted,
@@ -27,7 +28,7 @@ from domain.job import Job, Status
 from schemas.facts import VERSION_HEADER
 from schemas.heartbeat import Heartbeat, encode
 from schemas.tables import OpenJob, encode_open_job
-from schemas.topics import HEARTBEATS, JOBS
+from schemas.topics import EVENTS, HEARTBEATS, JOBS
 from tests.workers.installation import LEASE, Installation
 from tests.workers.scripted_children import ScriptedChildren
 from tests.workers.small_projector import SmallProjector
@@ -86,6 +87,15 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Event]:
         await worker.close()
 
 
+def elsewhere(workspace: str) -> str:
+    """A workspace that lives in another partition of the log."""
+
+    def home(name: str) -> int:
+        return partition_of(name.encode(), EVENTS.partitions)
+
+    return next(name for name in (str(uuid7()) for _ in range(1000)) if home(name) != home(workspace))
+
+
 @pytest.fixture
 async def scene(installation: Installation, projector: SmallProjector) -> AsyncIterator[Scene]:
     children = ScriptedChildren()
@@ -136,6 +146,59 @@ class TestGrants:
         await asyncio.sleep(0.3)
         assert len(scene.children.taken) == 2
         scene.projector.go_on()
+
+    async def test_a_claim_that_nobody_answers_is_taken_back_for_work_in_another_partition(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers.worker, "UNANSWERED_LEASES", 0.2)
+        stuck = scene.installation.workspace
+        busy = await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        waiting = await scene.job()
+        await scene.projector.until(lambda: scene.projector.job(waiting))
+        scene.projector.stand_still(stuck)
+        child.finishes(2)
+        unanswered = await scene.children.until_taken(2)
+        assert unanswered.job_id == waiting
+
+        scene.installation.move_to(elsewhere(stuck))
+        other = await scene.job()
+        third = await scene.children.until_taken(3)
+        await asyncio.wait_for(third.going.wait(), 60)
+        assert (third.job_id, unanswered.was_killed) == (other, True)
+        third.finishes(2)
+        await scene.until(other, Status.COMPLETED)
+        assert (job := scene.projector.job(busy)) is not None
+        assert job.status is Status.RUNNING, "nothing of the other partition was judged"
+
+        scene.projector.go_on()
+        fourth = await scene.children.until_taken(4)
+        await asyncio.wait_for(fourth.going.wait(), 60)
+        fourth.finishes(2)
+        done = await scene.until(waiting, Status.COMPLETED)
+        assert (done.attempt, done.losses) == (2, 0)
+        [lost] = scene.projector.records(waiting, AttemptLost)
+        assert (lost.attempt, lost.reason) == (1, "released")
+        assert scene.projector.records(waiting, AttemptStarted, refused=True) == [], "no attempt was claimed twice"
+        assert (await scene.until(busy, Status.COMPLETED)).attempt == 1
+
+    async def test_a_claim_that_nobody_answers_is_kept_where_there_is_nothing_else_to_do(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers.worker, "UNANSWERED_LEASES", 0.01)
+        await scene.job()
+        child = await scene.children.until_taken(1)
+        await asyncio.wait_for(child.going.wait(), 60)
+        waiting, another = await scene.job(), await scene.job()
+        await scene.projector.until(lambda: scene.projector.job(another))
+        scene.projector.stand_still(scene.installation.workspace)
+        child.finishes(2)
+        unanswered = await scene.children.until_taken(2)
+        await asyncio.sleep(LEASE / 2)  # Some beats, at each of which it would have been taken back.
+        assert (unanswered.job_id, unanswered.was_killed) == (waiting, False)
+        scene.projector.go_on()
+        await asyncio.wait_for(unanswered.going.wait(), 60)
 
     async def test_a_grant_that_comes_after_the_claim_was_given_up_is_served(self, scene: Scene) -> None:
         await scene.installation.add_dataset(b"x\n")
