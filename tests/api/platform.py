@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,6 +122,31 @@ async def serving(settings: Settings, *, projector: bool = True) -> AsyncIterato
     finally:
         stop.set()
         await asyncio.gather(*tasks)
+
+
+@asynccontextmanager
+async def service(name: str, settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A service in a process of its own, so that it can be frozen or limited; ended at the end."""
+    variables = {
+        f"RAVAND_{part.upper()}__{field.upper()}": str(value)
+        for part in ("kafka", "store", "api")
+        for field, value in getattr(settings, part).model_dump(exclude_none=True).items()
+    }
+    if settings.kafka.sasl_password is not None:
+        variables["RAVAND_KAFKA__SASL_PASSWORD"] = settings.kafka.sasl_password.get_secret_value()
+    variables["RAVAND_DATABASE__URL"] = settings.database.url.get_secret_value()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", name),
+        cwd=Path(__file__).parents[2],
+        env={**variables, "PATH": os.environ.get("PATH", "")},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        await process.wait()
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:

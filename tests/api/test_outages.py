@@ -24,6 +24,7 @@ from tests.api.test_bad_input import problem
 from tests.servers import Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+FROZEN_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +257,49 @@ async def test_a_request_that_is_judged_while_it_is_sent_again_is_not_refused_fo
     monkeypatch.setattr(jobs, "seen", the_first_sending_is_judged_now)
     answer = await stop(member, job_id)
     assert (answer.status_code, answer.json().get("status")) == (200, "stopped")
+
+
+async def test_locked_tables_are_said_in_time_and_nothing_hangs(
+    platform: Platform, member: Member, own_servers: tuple[Servers, psutil.Process]
+) -> None:
+    await settled(member)
+    job_id = await member.job()
+    connection = await asyncpg.connect(platform.settings.database.url.get_secret_value())
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE read.jobs, log.cursors, log.requests IN ACCESS EXCLUSIVE MODE")
+            answers = await asyncio.gather(
+                *(member.http.get("/api/train/status", params={"job_id": job_id}) for _ in range(12)),
+                stop(member, job_id),
+            )
+            for answer in answers:
+                problem(answer, 503, "read_model_unavailable")
+            assert (await until_ready(platform, 503))["database"] != "ok"
+    finally:
+        await connection.close()
+    await until_ready(platform, 200)
+    await settled(member)
+    assert (await stop(member, job_id)).json()["status"] == "stopped"
+
+
+async def test_a_broker_that_is_frozen_for_long_costs_no_answer_its_time_and_everything_comes_back(
+    platform: Platform, member: Member, own_servers: tuple[Servers, psutil.Process]
+) -> None:
+    """For longer than its session, than every deadline, and than a consumer's request may take."""
+    await settled(member)
+    dataset = (await member.dataset())["id"]
+    codes: set[str] = set()
+    until = time.monotonic() + FROZEN_SECONDS
+    with frozen(own_servers[1], "java"):
+        while time.monotonic() < until:
+            refused = await member.train(dataset, key="while frozen")
+            assert refused.status_code == 503, refused.text
+            codes.add(refused.json()["code"])
+            assert (await member.http.get("/api/train/jobs")).status_code == 200
+            await asyncio.sleep(0.5)  # A client that tries again, as it is told.
+    assert codes == {"outcome_unknown", "log_unavailable"}
+    await until_ready(platform, 200)
+    await settled(member)
+    first = await member.train(dataset, key="while frozen")
+    assert first.status_code == 202
+    assert [job["job_id"] for job in (await member.http.get("/api/train/jobs")).json()] == [first.json()["job_id"]]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,39 +21,19 @@ from api.proposals import SOURCE, Proposals
 from domain.events import Event, JobPauseRequested, JobResumed
 from schemas import envelope
 from schemas.topics import EVENTS
-from tests.api.platform import Member, Platform, eventually, serving
+from tests.api.platform import Member, Platform, eventually, service, serving
 from tests.api.test_bad_input import problem
 from tests.api.test_proposals import events, steer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SETTINGS: dict[str, Any] = {"api": {"port": 0, "verdict_deadline_seconds": 0.5}}
-ROOT = Path(__file__).parents[2]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def projector(module_settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
     """In a process of its own, so that it can be frozen."""
-    variables = {
-        f"RAVAND_KAFKA__{name.upper()}": str(value)
-        for name, value in module_settings.kafka.model_dump(exclude_none=True).items()
-        if name != "sasl_password"
-    }
-    password = module_settings.kafka.sasl_password
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", "projector"),
-        cwd=ROOT,
-        env={
-            **variables,
-            "PATH": os.environ.get("PATH", ""),
-            "RAVAND_KAFKA__SASL_PASSWORD": password.get_secret_value() if password else "",
-            "RAVAND_DATABASE__URL": module_settings.database.url.get_secret_value(),
-        },
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    yield process
-    process.send_signal(signal.SIGCONT)
-    process.terminate()
-    await process.wait()
+    async with service("projector", module_settings) as process:
+        yield process
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
