@@ -62,8 +62,11 @@ def _no_callback() -> None:
 
 def main() -> None:
     """Entry point. Exit status: 0 done, 1 it could not be done (the reason is on stderr), 2 wrong usage."""
+    only_services = sys.argv[1:2] != [] and sys.argv[1] in SERVICES
+    if only_services:
+        _load_structlog_alone()
     try:
-        application(only_services=sys.argv[1:2] != [] and sys.argv[1] in SERVICES)()
+        application(only_services=only_services)()
     except (OperatorError, CommandError) as error:
         _explain(error.message, error.what_to_do)
     except KeyboardInterrupt:
@@ -72,6 +75,14 @@ def main() -> None:
         # The reader of our output went away (`ravand jobs | head`): nothing is wrong.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _load_structlog_alone() -> None:
+    """It would load rich for the look of tracebacks, and that for nothing: three megabytes in each service."""
+    sys.modules["rich"] = None  # type: ignore[assignment]  # How Python is told that there is none.
+    import structlog  # noqa: F401
+
+    del sys.modules["rich"]
 
 
 def _explain(message: str, what_to_do: str) -> None:

@@ -33,7 +33,7 @@ from schemas.topics import EVENTS
 BATCH_RECORDS = 10_000
 _BEHIND = 1_000
 _DEPTH = 2
-"""Batches that may wait between two stages."""
+"""Batches that may wait to be published."""
 _STALLED_SECONDS = 30.0
 """A consumer whose broker has not answered for so long is built anew, though it may believe itself well."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -175,13 +175,17 @@ class Partition:
             await reader.close()
 
     async def _flow(self, reader: PartitionReader, judge: Judge, publisher: Publisher, position: int) -> None:
-        to_store: asyncio.Queue[_InHand | None] = asyncio.Queue(_DEPTH)
+        to_store: asyncio.Queue[_InHand | None] = asyncio.Queue()
         to_publish: asyncio.Queue[_InHand | None] = asyncio.Queue(_DEPTH)
         in_hand: set[_InHand] = set()
+        # Whether no batch waits for its commit. Nothing more is read before that: what arrives meanwhile becomes one batch, with
+        # one look-up and one commit, however many little requests it holds.
+        none_waits = asyncio.Event()
+        none_waits.set()
         try:
             async with asyncio.TaskGroup() as stages:
-                stages.create_task(self._judge(reader, judge, position, (to_store, to_publish), in_hand))
-                stages.create_task(self._store(to_store))
+                stages.create_task(self._judge(reader, judge, position, (to_store, to_publish), in_hand, none_waits))
+                stages.create_task(self._store(to_store, none_waits))
                 stages.create_task(self._publish(to_publish, publisher))
         except BaseExceptionGroup as group:
             raise _first(group) from None
@@ -198,9 +202,12 @@ class Partition:
         position: int,
         onward: tuple[asyncio.Queue[_InHand | None], ...],
         in_hand: set[_InHand],
+        none_waits: asyncio.Event,
     ) -> None:
-        started = time.time() * 1000
+        # By our own clock, and not by the time in the answer: that of the day may be set.
+        heard, answer = time.monotonic(), 0
         while not self._stop.is_set():
+            await none_waits.wait()
             # In a backlog partitions take turns before they read, so that what waits is on the broker, not in memory.
             turn = FETCH_BYTES if (self.progress.end or 0) - position > _BEHIND else 0
             await self._common.budget.take(turn)
@@ -216,10 +223,11 @@ class Partition:
                 if not records:
                     break
             shown = await self._to_show()
+            if answer != (answer := reader.last_answer_ms()):
+                heard = time.monotonic()
             if not records and not shown:
-                silent = time.time() * 1000 - max(started, reader.last_answer_ms())
-                if silent > _STALLED_SECONDS * 1000:
-                    raise Stalled(f"no answer for {silent / 1000:.0f} s")
+                if (silent := time.monotonic() - heard) > _STALLED_SECONDS:
+                    raise Stalled(f"no answer for {silent:.0f} s")
                 continue
             size = sum([len(record.value or b"") for record in records]) + 200 * len(records)
             await self._common.budget.take(size)
@@ -227,6 +235,7 @@ class Partition:
             judge.memory.committed_through(self.progress.committed)
             batch.judged = await judge.judge(records, position, shown)
             position = self.progress.position = batch.judged.end
+            none_waits.clear()
             for stage in onward:
                 await stage.put(batch)
         for stage in onward:
@@ -243,8 +252,9 @@ class Partition:
             self._log.info("rows_published_again", jobs=len(shown))
         return shown
 
-    async def _store(self, batches: asyncio.Queue[_InHand | None]) -> None:
+    async def _store(self, batches: asyncio.Queue[_InHand | None], none_waits: asyncio.Event) -> None:
         while (batch := await batches.get()) is not None:
+            none_waits.set()
             judged = batch.judged
             if judged.end > judged.start:
                 await write(self._common.pool, judged, self.progress.published)

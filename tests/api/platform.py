@@ -134,6 +134,7 @@ async def service(name: str, settings: Settings) -> AsyncIterator[asyncio.subpro
     }
     if settings.kafka.sasl_password is not None:
         variables["RAVAND_KAFKA__SASL_PASSWORD"] = settings.kafka.sasl_password.get_secret_value()
+    variables["RAVAND_AUTH__SECRET"] = settings.auth.secret.get_secret_value()
     variables["RAVAND_DATABASE__URL"] = settings.database.url.get_secret_value()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cli", name),

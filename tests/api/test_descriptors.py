@@ -46,8 +46,8 @@ async def test_without_descriptors_it_lives_and_with_some_it_answers_again(
     limited, process = api
     port = int(limited.url.rpartition(":")[2])
     before = process.rlimit(resource.RLIMIT_NOFILE)
-    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 8, before[1]))
-    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 40, before[1]))
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
     try:
         await eventually(lambda: used_up(process), 30)
         assert not await answers(limited), "nobody new is let in"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from domain.events import AttemptStarted, EpochCompleted
 from tests.api.platform import Member, Platform
-from tests.api.test_models import trained
-from tests.api.worker_by_hand import until
+from tests.api.test_models import trained, worker_for
+from tests.api.worker_by_hand import WORKER, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,6 +62,39 @@ async def test_every_version_shows_what_there_was(platform: Platform, member: Me
         ("/api/models/flowers", {"as_of": 6}),
     ):
         assert (await member.http.get(path, params=params)).status_code == 404
+
+
+async def test_what_was_shown_under_load_is_what_then_shows(platform: Platform, member: Member) -> None:
+    """A hundred live reads while three jobs are trained at once: each is what the past says of its version."""
+    dataset = (await member.dataset())["id"]
+    parameters = {"target": "kind", "epochs": 40}
+    jobs = [(await member.train(dataset, parameters=parameters)).json()["job_id"] for _ in range(3)]
+    hand = worker_for(platform, member)
+    training = [
+        asyncio.create_task(
+            hand.say(
+                job,
+                AttemptStarted(attempt=1, worker=WORKER),
+                *(
+                    EpochCompleted(attempt=1, worker=WORKER, epoch=e, metrics={"loss": 1 / e}, seconds=0.1)
+                    for e in range(1, 41)
+                ),
+            )
+        )
+        for job in jobs
+    ]
+    live: list[tuple[int, Any]] = []
+    while len(live) < 100 or not all(task.done() for task in training):
+        answer = await member.http.get("/api/train/jobs")
+        version = max(
+            job["version"] for job in answer.json()
+        )  # Nothing but jobs changes, so the board is as it was then.
+        assert int(answer.headers["ravand-version"]) <= version
+        live.append((version, answer.json()))
+    await asyncio.gather(*training)
+    for version, board in live:
+        assert await shown(member, "/api/train/jobs", as_of=version) == board
+    assert len({version for version, _ in live}) > 10, "nothing happened between the reads"
 
 
 async def test_a_moment_is_as_good_as_a_version(platform: Platform, member: Member) -> None:

@@ -42,11 +42,12 @@ LEASE = 3.0
 class Service:
     """One process of the platform."""
 
-    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], hours_off: int = 0) -> None:
+        program = ("tests.workers.wrong_clock", str(hours_off)) if hours_off else ("cli",)
         self.log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", name],
+                [sys.executable, "-m", *program, name],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -135,9 +136,9 @@ class Installation:
             await asyncio.wait_for(self._producer.stop(), 10)
         await self.store.close()
 
-    def start(self, name: str, **changes: str) -> Service:
-        """Another process; `changes` are settings."""
-        service = Service(name, self.folder, {**self.environment, **changes})
+    def start(self, name: str, *, hours_off: int = 0, **changes: str) -> Service:
+        """Another process; `changes` are settings, `hours_off` is how wrong its clock is."""
+        service = Service(name, self.folder, {**self.environment, **changes}, hours_off)
         self.services.append(service)
         return service
 
