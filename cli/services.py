@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +75,7 @@ def _serve(service: str, run: Run, *, database: bool = False, **changes: dict[st
 
     settings = read_settings(**changes)
     configure(settings, service)
+    faulthandler.enable()  # Where it was, if ever a library aborts the process.
     uvloop.run(_until_stopped(service, run, settings, database))
 
 

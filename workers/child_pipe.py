@@ -84,6 +84,8 @@ class WorkerEnd:
 
     async def send(self, message: ToChild) -> None:
         """Send. A child that is gone is no error here: its end is reported where it is waited for."""
+        if self._writer.is_closing():
+            return
         try:
             self._writer.write(frame(message))
             await self._writer.drain()

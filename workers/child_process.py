@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import uvloop
+
 from workers.child_messages import ToChild, ToWorker
 from workers.child_pipe import WorkerEnd
 from workers.log_lines import lines
@@ -132,8 +134,10 @@ class Child:
 
     async def _relay_lines(self, stream: str, descriptor: int) -> None:
         reader = asyncio.StreamReader()
-        file = os.fdopen(descriptor, "rb", buffering=0)
         loop = asyncio.get_running_loop()
+        # uvloop closes the descriptor itself and then the file: that would close whatever another thread has opened in between
+        # under the same number, and the loop aborts the process when it was a connection of its own.
+        file = os.fdopen(descriptor, "rb", buffering=0, closefd=not isinstance(loop, uvloop.Loop))
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
         try:
             async for logged in lines(reader, stream):
