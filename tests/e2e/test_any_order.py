@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -37,13 +38,15 @@ class ByHand(Up):
 
     def launch(self, name: str) -> None:
         """Start the servers or one of the services, and wait for nothing."""
-        command = ["up", "--state", str(self.state), "--only-servers"] if name == "servers" else [name]
+        servers = name == "servers"
+        command = ["up", "--state", str(self.state), "--only-servers"] if servers else [name]
         with (self.state.parent / f"{name}.log").open("ab") as output:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "cli", *command],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.settings},
+                # Servers that the environment names would be elsewhere, and none be started.
+                env=dict(os.environ) if servers else {**os.environ, **self.settings},
             )
 
     def until(self, what: str, url: str = "") -> None:
@@ -76,7 +79,8 @@ class ByHand(Up):
         family = [psutil.Process(process.pid) for process in self.running.values() if process.poll() is None]
         family += [child for process in family for child in process.children(recursive=True)]
         for process in family:
-            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # It ended with its parent.
+                process.send_signal(signal.SIGKILL)
         for started in self.running.values():
             started.wait()
         psutil.wait_procs(family, 20)
@@ -106,4 +110,6 @@ def test_whatever_starts_first_a_job_is_trained(by_hand: ByHand, first: str) -> 
     body = {"recipe": "tabular", "dataset_id": dataset["id"], "parameters": {"target": "species", "epochs": 2}}
     job = user.post("/api/train", body)["job_id"]
     assert isinstance(user, Server)
-    assert [update["status"] for update in follow(user, job)][-1] == "completed"
+    assert [message["status"] for message in follow(user, job) if message["type"] == "job_update"][-1] == "completed"
+    while by_hand.servers:
+        by_hand.servers.pop().close()

@@ -28,7 +28,7 @@ from storm import collect
 from storm.clients import Notes, User
 from storm.faults import Storm
 from storm.followers import Followers
-from storm.load import PENGUINS, parameters
+from storm.load import OVER, PENGUINS, parameters
 from storm.world import World, thaw
 
 pytestmark = [
@@ -93,9 +93,15 @@ class Cluster:
                 await asyncio.sleep(0.1)
 
     async def rest(self) -> None:
-        """Stop what runs, and wait until the sockets have been told everything."""
+        """Stop whatever runs, also what nobody was told of, and wait until nothing does."""
         async with asyncio.timeout(RECOVERY_SECONDS):
-            while (await self.user.ask("stop", {"job_id": self.job})).code != "already_over":  # noqa: ASYNC110
+            while True:
+                jobs = await self.user.look()
+                going = [job for job in jobs or () if job["status"] not in OVER]
+                if jobs and not going:
+                    return
+                for job in going:
+                    await self.user.ask("stop", {"job_id": job["job_id"]})
                 await asyncio.sleep(0.2)
 
     async def judge(self) -> list[str]:
