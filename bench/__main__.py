@@ -10,7 +10,7 @@ from bench.figures import Figure, line, machine, table, write_page
 
 MEASURES = (
     *("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog"),
-    *("verify", "time_travel", "rebuild"),
+    *("verify", "time_travel", "rebuild", "recovery"),
 )
 
 
