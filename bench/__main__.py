@@ -7,6 +7,7 @@ import sys
 import time
 
 from bench.figures import Figure, line, machine, table, write_page
+from bench.limits import bare_loop_speed
 
 MEASURES = (
     *("start", "memory", "requests", "lists", "training", "warm_child", "latency", "fanout", "backlog"),
@@ -20,17 +21,19 @@ def main() -> None:
     if unknown := [name for name in names if name not in MEASURES]:
         sys.exit(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     figures: list[Figure] = []
+    speeds: list[float] = []
     for name in names:
         began = time.monotonic()
-        print(f"{name} …", flush=True)
+        speeds.append(bare_loop_speed())
+        print(f"{name} … (a bare loop of Python: {speeds[-1]:.0f} million turns a second)", flush=True)
         found: list[Figure] = importlib.import_module(f"bench.{name}").measure()
         for figure in found:
             print(f"  {line(figure)}")
         print(f"{name} took {time.monotonic() - began:.0f} s", flush=True)
         figures += found
-    print(f"\n{machine()}\n\n{table(figures)}")
+    print(f"\n{machine(speeds)}\n\n{table(figures)}")
     if not sys.argv[1:]:
-        write_page(figures)
+        write_page(figures, speeds)
 
 
 if __name__ == "__main__":

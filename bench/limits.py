@@ -16,6 +16,7 @@ from adapters.settings import Settings
 from bench.raw_http import Connection, prepared
 from schemas import topics
 
+_TURNS = 20_000_000
 _BARE_APP = """
 import sys, uvicorn
 from fastapi import FastAPI
@@ -25,6 +26,14 @@ async def answer(body: dict) -> dict:
     return body
 uvicorn.run(app, port=int(sys.argv[1]), log_level="error", loop="uvloop", http="httptools")
 """
+
+
+def bare_loop_speed() -> float:
+    """Million turns a second of an empty loop of Python: a virtual core does not say how much of a core it is today."""
+    began = time.perf_counter()
+    for _ in range(_TURNS):
+        pass
+    return _TURNS / 1e6 / (time.perf_counter() - began)
 
 
 def free_port() -> int:
