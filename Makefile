@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 unexport VIRTUAL_ENV
-# Where bytecode may not be kept, every process compiles what it imports: PyTorch takes twice as long, the API half as much memory again.
+# Where bytecode may not be kept, every process compiles what it imports: PyTorch takes twice as long to load.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help

@@ -26,7 +26,7 @@ import psutil
 from aiokafka import TopicPartition
 
 from adapters.kafka import consumer, producer, topic_name
-from adapters.settings import KafkaSettings, Settings
+from adapters.settings import KafkaSettings, Settings, environment_of
 from adapters.topics import create_topics
 from bench.cpu import servers_cpu
 from bench.figures import Figure
@@ -41,16 +41,8 @@ _WEIGHED_EVERY_SECONDS = 0.5
 
 def start_projector(settings: Settings) -> subprocess.Popen[bytes]:
     """A projector as `ravand projector` runs it."""
-    environment = {**os.environ, **_environment(settings)}
+    environment = {**os.environ, **environment_of(settings), "RAVAND_LOG_LEVEL": "warning"}
     return subprocess.Popen([sys.executable, "-m", "cli", "projector"], env=environment)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    return {
-        "RAVAND_KAFKA__PREFIX": settings.kafka.prefix,
-        "RAVAND_DATABASE__URL": settings.database.url.get_secret_value(),
-        "RAVAND_LOG_LEVEL": "warning",
-    }
 
 
 async def work_off(settings: Settings, count: int, projectors: int) -> dict[str, object]:

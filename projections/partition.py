@@ -223,8 +223,8 @@ class Partition:
                 if not records:
                     break
             shown = await self._to_show()
-            if answer != (answer := reader.last_answer_ms()):
-                heard = time.monotonic()
+            if (newest := reader.last_answer_ms()) != answer:
+                heard, answer = time.monotonic(), newest
             if not records and not shown:
                 if (silent := time.monotonic() - heard) > _STALLED_SECONDS:
                     raise Stalled(f"no answer for {silent:.0f} s")

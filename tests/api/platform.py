@@ -19,7 +19,7 @@ import httpx2
 
 from adapters.migrations import migrate
 from adapters.object_store import ObjectStore
-from adapters.settings import Settings
+from adapters.settings import Settings, environment_of
 from adapters.topics import create_topics
 from api.app import run as run_api
 from projections.projector import run as run_projector
@@ -127,19 +127,10 @@ async def serving(settings: Settings, *, projector: bool = True) -> AsyncIterato
 @asynccontextmanager
 async def service(name: str, settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
     """A service in a process of its own, so that it can be frozen or limited; ended at the end."""
-    variables = {
-        f"RAVAND_{part.upper()}__{field.upper()}": str(value)
-        for part in ("kafka", "store", "api")
-        for field, value in getattr(settings, part).model_dump(exclude_none=True).items()
-    }
-    if settings.kafka.sasl_password is not None:
-        variables["RAVAND_KAFKA__SASL_PASSWORD"] = settings.kafka.sasl_password.get_secret_value()
-    variables["RAVAND_AUTH__SECRET"] = settings.auth.secret.get_secret_value()
-    variables["RAVAND_DATABASE__URL"] = settings.database.url.get_secret_value()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cli", name),
         cwd=Path(__file__).parents[2],
-        env={**variables, "PATH": os.environ.get("PATH", "")},
+        env={**environment_of(settings), "PATH": os.environ.get("PATH", "")},
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:

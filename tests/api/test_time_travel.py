@@ -86,9 +86,8 @@ async def test_what_was_shown_under_load_is_what_then_shows(platform: Platform, 
     live: list[tuple[int, Any]] = []
     while len(live) < 100 or not all(task.done() for task in training):
         answer = await member.http.get("/api/train/jobs")
-        version = max(
-            job["version"] for job in answer.json()
-        )  # Nothing but jobs changes, so the board is as it was then.
+        # Nothing but jobs changes, so the board is as it was at the newest version of one.
+        version = max(job["version"] for job in answer.json())
         assert int(answer.headers["ravand-version"]) <= version
         live.append((version, answer.json()))
     await asyncio.gather(*training)
