@@ -18,8 +18,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from adapters.processes import die_with
@@ -52,14 +52,30 @@ def preload() -> None:
     import torch.nn.functional
 
     # The first step of an optimizer imports for seconds. No backward pass: it would start threads.
-    for optimizer in (torch.optim.AdamW, torch.optim.SGD):
-        weight = torch.nn.Parameter(torch.zeros(4))
-        weight.grad = torch.zeros(4)
-        optimizer([weight], lr=0.1, fused=True).step()
+    with gpus_out_of_sight():
+        for optimizer in (torch.optim.AdamW, torch.optim.SGD):
+            weight = torch.nn.Parameter(torch.zeros(4))
+            weight.grad = torch.zeros(4)
+            optimizer([weight], lr=0.1, fused=True).step()
     import recipes.catalog
     import workers.trainer  # noqa: F401
 
     recipes.catalog.recipes()
+
+
+@contextmanager
+def gpus_out_of_sight() -> Iterator[None]:
+    """PyTorch finds no GPU meanwhile. Where it finds one, an optimizer asks whether it records a CUDA graph, also with
+    weights on the CPU. That starts CUDA here, and then no child can use it any more.
+    """
+    import torch
+
+    found = torch.cuda.is_available
+    torch.cuda.is_available = lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = found
 
 
 @dataclass(slots=True)
