@@ -61,7 +61,9 @@ class EpochAnswer(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     time: str
     loss: float | None
-    metrics: dict[str, float]
+    metrics: Annotated[
+        msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object", "additionalProperties": {"type": "number"}})
+    ]
 
 
 STEERED = returns(200, JobAnswer, problems=(401, 404, 409, 422))
@@ -163,8 +165,8 @@ async def job_history(job_id: str, request: Request, caller: CurrentCaller, as_o
             epoch=row.epoch,
             version=row.version,
             time=moment(row.at),
-            loss=row.metrics.get("loss"),
-            metrics=dict(row.metrics),
+            loss=row.loss,
+            metrics=row.metrics,
         )
         for row in epochs
     ]

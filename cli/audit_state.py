@@ -49,7 +49,7 @@ async def _job(connection: Any, workspace: str, job_id: str, version: int, json:
     typer.echo(f"{job.spec.name} ({job.id}) at version {version}: {seen.status}, {seen.progress:.0f} %. {seen.message}")
     print_table(
         ("epoch", "attempt", "version", "time", "loss"),
-        ((e.epoch, e.attempt, e.version, moment(e.at), figure(e.metrics.get("loss"))) for e in epochs),
+        ((e.epoch, e.attempt, e.version, moment(e.at), figure(e.loss)) for e in epochs),
         empty="No epoch was done yet.",
     )
 

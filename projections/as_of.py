@@ -22,7 +22,7 @@ from domain.events import JobRequested, ModelRegistered
 from domain.history import chain
 from domain.job import Job
 from domain.workspace import Dataset, Model
-from projections.queries import EpochRow, JobRow, workspace_version
+from projections.queries import EpochRow, JobRow, epoch_row, workspace_version
 from projections.reading import home
 from schemas.envelope import decode
 
@@ -37,7 +37,6 @@ _SLICE = 256
 _job = msgspec.json.Decoder(Job)
 _dataset = msgspec.json.Decoder(Dataset)
 _model = msgspec.json.Decoder(Model)
-_metrics = msgspec.json.Decoder(dict[str, float])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -174,7 +173,7 @@ async def history(source: Any, workspace: str, job: Job, version: int) -> list[E
         [min(_LAST_EPOCH if s.through is None else s.through, max(job.epoch, 0)) for s in segments],
         version,
     )
-    return [EpochRow(row[0], row[1], row[2], row[3], _metrics.decode(row[4])) for row in rows]
+    return [epoch_row(row) for row in rows]
 
 
 async def dataset(source: Any, workspace: str, dataset_id: str, version: int) -> Dataset | None:

@@ -25,9 +25,10 @@ pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
 
 
 def train(server: Server, **parameters: Any) -> dict[str, Any]:
-    """Upload the penguins and ask for a job on them."""
+    """Upload the penguins and ask for a job on them, with few steps an epoch."""
     dataset = datasets.send(server, PENGUINS)
-    body = {"recipe": "tabular", "dataset_id": dataset["id"], "parameters": {"target": "species", **parameters}}
+    asked = {"target": "species", "batch_size": 64, **parameters}
+    body = {"recipe": "tabular", "dataset_id": dataset["id"], "parameters": asked}
     job: dict[str, Any] = server.post("/api/train", body)
     return job
 
@@ -50,6 +51,9 @@ def test_a_user_trains_downloads_and_predicts_by_command_line(up: Up, tmp_path: 
     assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4, 5]
     events = json.loads(up.ravand("job", job["job_id"], "--events", "--json", **config).stdout)
     assert (events[0]["type"], events[-1]["type"]) == ("JobRequested", "ModelRegistered")
+
+    running = json.loads(up.ravand("ps", "--state", str(up.state), "--json").stdout)
+    assert {"kafka", "postgres", "api", "worker"} < {row["service"] for row in running}
 
     model = tmp_path / "model.zip"
     up.ravand("model", "download", "penguins", "-o", str(model), **config)
@@ -99,11 +103,12 @@ def test_the_job_of_a_lost_worker_finishes_elsewhere_and_the_old_attempt_is_refu
     up: Up, number: signal.Signals
 ) -> None:
     server = up.user()
-    job_id = train(server, epochs=300, checkpoint_every=10)["job_id"]
+    job_id = train(server, epochs=150, checkpoint_every=10)["job_id"]
     stream = follow(server, job_id)
     until(stream, lambda m: m["event"] == "CheckpointSaved")
-    [trainer] = [row for row in up.ps() if row["service"] == "trainer"]
-    [worker] = [row["pid"] for row in up.ps() if row["service"] == "worker" and row["index"] == trainer["index"]]
+    rows = up.ps()
+    [trainer] = [row for row in rows if row["service"] == "trainer"]
+    [worker] = [row["pid"] for row in rows if row["service"] == "worker" and row["index"] == trainer["index"]]
     # The child is frozen with its worker, as a machine that stops answering would be.
     family = [psutil.Process(worker), *psutil.Process(worker).children(recursive=True)]
     for member in family:
@@ -121,16 +126,17 @@ def test_the_job_of_a_lost_worker_finishes_elsewhere_and_the_old_attempt_is_refu
     completed = until(stream, lambda m: m["status"] == "completed")
     assert completed["progress"] == 100
     history = server.get(f"/api/train/{job_id}/history")
-    assert [epoch["epoch"] for epoch in history] == list(range(1, 301))
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 151))
 
 
 def test_a_killed_training_child_is_lost_and_its_worker_lives_on(up: Up) -> None:
     server = up.user()
-    job_id = train(server, epochs=300, checkpoint_every=10)["job_id"]
+    job_id = train(server, epochs=150, checkpoint_every=10)["job_id"]
     stream = follow(server, job_id)
     until(stream, lambda m: m["event"] == "CheckpointSaved")
-    [trainer] = [row for row in up.ps() if row["service"] == "trainer"]
-    workers = {row["pid"] for row in up.ps() if row["service"] == "worker"}
+    rows = up.ps()
+    [trainer] = [row for row in rows if row["service"] == "trainer"]
+    workers = {row["pid"] for row in rows if row["service"] == "worker"}
     os.kill(trainer["pid"], signal.SIGKILL)
     until(stream, lambda m: m["event"] == "AttemptLost")
     until(stream, lambda m: m["status"] == "completed")
@@ -139,32 +145,35 @@ def test_a_killed_training_child_is_lost_and_its_worker_lives_on(up: Up) -> None
 
 def test_every_service_may_be_killed_while_a_job_runs(up: Up) -> None:
     server = up.user()
-    job_id = train(server, epochs=600, checkpoint_every=10)["job_id"]
+    job_id = train(server, epochs=100_000, checkpoint_every=20)["job_id"]
     stream = follow(server, job_id)
     seen: list[dict[str, Any]] = []
     for service in ("api", "projector", "supervisor", "kafka", "postgres"):
         seen.append(until(stream, lambda m: m["event"] == "EpochCompleted", seen))
         [pid] = [row["pid"] for row in up.ps() if row["service"] == service]
         os.kill(pid, signal.SIGKILL)
-    until(stream, lambda m: m["status"] == "completed", seen)
+    seen.append(until(stream, lambda m: m["event"] == "EpochCompleted", seen))
+    server.post("/api/train/stop", {"job_id": job_id})
+    seen.append(until(stream, lambda m: m["status"] == "stopped", seen))
     versions = [m["version"] for m in seen]
     assert versions == sorted(set(versions)), "nothing twice, nothing out of order"
-    assert [e["epoch"] for e in server.get(f"/api/train/{job_id}/history")] == list(range(1, 601))
+    history = [epoch["epoch"] for epoch in server.get(f"/api/train/{job_id}/history")]
+    assert history == list(range(1, seen[-1]["epoch"] + 1))
 
 
 def test_going_back_in_time_folds_little_without_anybody_asking_for_snapshots(up: Up) -> None:
     server = up.user()
     job_id = train(server, epochs=300)["job_id"]
     seen: list[dict[str, Any]] = []
-    completed = until(follow(server, job_id), lambda m: m["status"] == "completed", seen)
+    last = until(follow(server, job_id), lambda m: m["event"] == "ModelRegistered", seen)
     url = up.ravand("env", "--state", str(up.state), "--json").stdout
-    versions = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, completed["version"]))
+    versions = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, last["version"]))
     for version in (seen[10]["version"], seen[150]["version"], seen[-1]["version"]):
         then = server.get("/api/train/status", job_id=job_id, as_of=version)
         assert then["version"] == version
         assert then["epoch"] == next(m["epoch"] for m in seen if m["version"] == version)
     # Whoever had to fold further than to the next snapshot would have left one.
-    again = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, completed["version"]))
+    again = asyncio.run(kept_snapshots(json.loads(url)["RAVAND_DATABASE__URL"], job_id, last["version"]))
     assert again == versions
 
 

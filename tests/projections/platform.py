@@ -113,11 +113,19 @@ class Log:
         """Wait until everything that is in the log now is stored."""
         ends = {partition: end for partition, end in (await self.ends(EVENTS)).items() if end}
 
+        cursors: dict[int, int] = {}
+
         async def stored() -> bool:
             rows = await self.database.fetch("SELECT partition, next_offset FROM log.cursors")
-            return {row[0]: row[1] for row in rows if row[1]} == ends
+            cursors.update({row[0]: row[1] for row in rows if row[1]})
+            return cursors == ends
 
-        await until(stored)
+        try:
+            await until(stored)
+        except TimeoutError as error:
+            raise AssertionError(
+                f"not stored to the end: the cursors are at {cursors}, the log ends at {ends}"
+            ) from error
 
     def environment(self) -> dict[str, str]:
         """For a service in a process of its own."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+import msgspec
+
 from domain.events import AttemptLost, AttemptStarted, CheckpointSaved, EpochCompleted, JobStopRequested
 from projections import queries
 from schemas.topics import EVENTS
@@ -66,7 +68,7 @@ async def test_history_follows_the_chain_of_attempts_that_counts(log: Log) -> No
     assert found is not None
     rows = await queries.history(log.database, "team", found)
     assert [(row.attempt, row.epoch) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    assert rows[2].metrics == {"loss": 1 / 3}
+    assert (rows[2].loss, msgspec.json.decode(rows[2].metrics)) == (1 / 3, {"loss": 1 / 3})
 
 
 async def test_the_records_of_a_job_come_in_log_order_with_the_refused_ones_and_without_strangers(log: Log) -> None:
