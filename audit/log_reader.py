@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 
 from adapters.kafka import client_options, topic_name
+from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from schemas.topics import EVENTS, Topic
 
@@ -77,6 +78,7 @@ class LogReader:
     async def _started(self, *, check_crcs: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = self._consumer(check_crcs=check_crcs)
         await consumer.start()
+        hand_out_parsed(consumer)
         try:
             consumer.assign([self.at])
             yield consumer

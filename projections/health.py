@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from projections.partition import Progress
+from projections.flow import Progress
 
 BEHIND = 1_000
 """Records: a lag beyond this is told soon, a smaller one is a matter of milliseconds."""

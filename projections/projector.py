@@ -16,12 +16,13 @@ from adapters.postgres import connect, create_pool, is_outage
 from adapters.settings import Settings
 from adapters.topics import check_topics
 from projections.budget import Budget
+from projections.flow import Common
 from projections.health import Health
 from projections.jobs_table import JobKey, JobsTable
 from projections.judging import PartitionStopped
 from projections.kafka_clients import Producers
 from projections.ownership import Ownership
-from projections.partition import Common, Partition
+from projections.partition import Partition
 from projections.reading import home
 from projections.trouble import Trouble
 from schemas.topics import EVENTS

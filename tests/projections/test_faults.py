@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from adapters.kafka import client_options, topic_name
 from adapters.settings import Settings
 from domain import workspace
-from projections import judging, partition
+from projections import flow, judging
 from projections import projector as projector_module
 from projections.kafka_clients import PartitionReader
 from projections.log_check import LogDiverged
@@ -106,7 +106,7 @@ async def test_two_that_both_believe_a_partition_theirs_cannot_both_write_it(
 async def test_any_size_of_batches_and_of_memory_gives_the_same_rows(
     log: Log, monkeypatch: pytest.MonkeyPatch, records: int, keys: int
 ) -> None:
-    monkeypatch.setattr(partition, "BATCH_RECORDS", records)
+    monkeypatch.setattr(flow, "BATCH_RECORDS", records)
     monkeypatch.setattr(projector_module, "MEMORY_KEYS", keys)
     monkeypatch.setattr(judging, "SLICE", 3)
     await log.write(stream(11, WORKSPACES[:3], 300 if records == 1 else 1_500))
@@ -265,7 +265,7 @@ async def test_a_consumer_that_gets_no_more_answers_is_built_anew(log: Log, monk
 
     monkeypatch.setattr(PartitionReader, "records", deaf_at_first)
     monkeypatch.setattr(PartitionReader, "last_answer_ms", lambda self: 0)
-    monkeypatch.setattr(partition, "_STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(flow, "_STALLED_SECONDS", 1.0)
     await log.write(one_job("team"))
     await project(log)
     await check_everything(log)
