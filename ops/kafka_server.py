@@ -190,10 +190,11 @@ class KafkaServer:
             # 256 KiB is the largest record; a batch of them may be larger.
             "message.max.bytes": 2 * 1024 * 1024,
             "group.initial.rebalance.delay.ms": 0,
-            # A killed broker may register again only when the session of the one before is over. With nobody to take
-            # over there is nothing to protect, so a single one need not wait. With others, its partitions are led by
+            # A killed broker may register again only when the session of the one before is over: with 3 s that was half
+            # of the time until it answered again. With nobody to take over there is nothing to protect, so a single one
+            # need not wait, and one that stalls for longer only has its clients ask again. With others, its partitions are led by
             # them after this time: below the 10 s for which an append waits, and a stall of 4 s deposes nobody.
-            "broker.session.timeout.ms": 3000 if alone else 6000,
+            "broker.session.timeout.ms": 1500 if alone else 6000,
             "broker.heartbeat.interval.ms": 300 if alone else 1000,
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
             "num.network.threads": 2,
