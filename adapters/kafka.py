@@ -15,7 +15,7 @@ from typing import Any
 
 import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
 from adapters.settings import KafkaSettings
@@ -161,6 +161,14 @@ def consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
 AT_LEISURE: dict[str, Any] = {"fetch_min_bytes": 256 * 1024, "fetch_max_wait_ms": 500}
 """Options of a consumer whom half a second's delay does not matter. A fetch of twelve partitions costs the reader and the
 broker as much as many records do: this one is answered twice a second instead of after every record."""
+
+
+def fail_waiting(closed: AIOKafkaProducer) -> None:
+    """Whoever still waits for an acknowledgement of a producer that was closed gets a `KafkaConnectionError`.
+
+    aiokafka lets them wait for ever, and whoever shares a producer does not know that somebody else closed it.
+    """
+    closed._message_accumulator.fail_all(KafkaConnectionError("the producer was closed before this was acknowledged"))
 
 
 class Appender:

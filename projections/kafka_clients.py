@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from adapters.kafka import consumer, producer, topic_name
+from adapters.kafka import consumer, fail_waiting, producer, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
@@ -61,14 +61,21 @@ class Producers:
 
 
 async def abandon(client: Any) -> None:
-    """Close a producer without waiting for what it has not sent: the connections first, so that nothing more leaves."""
+    """Close a producer without waiting for what it has not sent: the connections first, so that nothing more leaves.
+
+    Whoever still waits for an acknowledgement gets a `KafkaError`.
+    """
     if client is None:
         return
     client._closed = True  # `stop` would flush, and that may take for ever.
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(_PARTING_SECONDS):
-            await client.client.close()
-            await client._sender.close()
+    try:
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await client.client.close()
+                await client._sender.close()
+                await client.client.close()  # The sender may have connected anew in between.
+    finally:
+        fail_waiting(client)
 
 
 async def ends_of(settings: KafkaSettings, partitions: Sequence[int]) -> dict[int, int]:

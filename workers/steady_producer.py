@@ -136,12 +136,15 @@ class SteadyProducer:
 
 async def _close(producer: AIOKafkaProducer) -> None:
     """`stop` waits for every batch to be acknowledged, which may never happen; so wait a little, and then hang up."""
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await producer.stop()
-            return
-    with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await producer._sender.close()  # `stop` cannot be repeated, and without this its tasks live on.
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        await producer.client.close()
+    try:
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await producer.stop()
+                return
+        with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await producer._sender.close()  # `stop` cannot be repeated, and without this its tasks live on.
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            await producer.client.close()
+    finally:
+        kafka.fail_waiting(producer)  # Others may have sent through it too: they repeat it through the next one.
