@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -24,8 +23,6 @@ from ops.unprivileged import User, _account, _works
 from tests.ops.conftest import until_async
 from tests.ops.test_keeper import Script, kept
 from tests.powerless import powerless
-
-T = TypeVar("T")
 
 
 def test_a_lock_that_somebody_holds_is_not_waited_for_by_whoever_does_not_want_to(tmp_path: Path) -> None:
