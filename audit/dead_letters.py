@@ -6,7 +6,8 @@ letter is trusted: headers that are missing or make no sense leave gaps, and a l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -45,11 +46,14 @@ async def letters(settings: KafkaSettings) -> list[DeadLetter]:
     return [found[position] for position in sorted(found)]
 
 
-async def _of_partition(settings: KafkaSettings, partition: int, first: int, end: int) -> AsyncIterator[DeadLetter]:
-    async for batch in LogReader(settings, partition, topic=DEADLETTER).read(end, first):
-        for record in batch:
-            if (letter := _letter(record)) is not None:
-                yield letter
+async def _of_partition(
+    settings: KafkaSettings, partition: int, first: int, end: int
+) -> AsyncGenerator[DeadLetter, None]:
+    async with aclosing(LogReader(settings, partition, topic=DEADLETTER).read(end, first)) as batches:
+        async for batch in batches:
+            for record in batch:
+                if (letter := _letter(record)) is not None:
+                    yield letter
 
 
 def _letter(record: Any) -> DeadLetter | None:

@@ -6,7 +6,8 @@ that are wanted, since no verdict can be had without it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -64,7 +65,7 @@ class _Tail(msgspec.Struct):
 _tail = msgspec.json.Decoder(_Tail)
 
 
-async def from_journal(connection: Any, selection: Selection) -> AsyncIterator[Entry]:
+async def from_journal(connection: Any, selection: Selection) -> AsyncGenerator[Entry, None]:
     """The selected records in the order of the log, partition after partition, as they are stored."""
     for partition in _partitions(selection):
         wanted, last = await _offsets(connection, selection, partition)
@@ -161,7 +162,7 @@ def _decoded(value: bytes | None) -> Envelope | None:
         return None
 
 
-async def from_log(settings: KafkaSettings, selection: Selection) -> AsyncIterator[Entry]:
+async def from_log(settings: KafkaSettings, selection: Selection) -> AsyncGenerator[Entry, None]:
     """The same, read from Kafka alone: no database is asked, and every verdict is computed from the bytes.
 
     Times are the broker's present ones, which differ from the first where a log was completed from the journal.
@@ -171,32 +172,33 @@ async def from_log(settings: KafkaSettings, selection: Selection) -> AsyncIterat
     ends = await bounds(settings)
     for partition in _partitions(selection):
         fold, last = Fold(partition), 0
-        async for batch in LogReader(settings, partition).read(ends[partition][1]):
-            for record in batch:
-                # What another workspace wrote changes no verdict in this one; rules change all of them.
-                if key is not None and record.key not in (key, b"system"):
-                    continue
-                said = read(record.key, record.value, partition)
-                known = fold.workspaces.get(said.workspace)
-                before = known.jobs.get(said.subject) if known is not None else None
-                judged = fold.judge(record.timestamp, record.key, record.value, said)
-                if key is not None and record.key == key:
-                    last = judged.version or last
-                entry = Entry(
-                    partition=partition,
-                    offset=record.offset,
-                    at=record.timestamp,
-                    id=said.id,
-                    type=judged.kind.removeprefix(PREFIX),
-                    workspace=said.workspace,
-                    subject=said.subject,
-                    actor=said.actor,
-                    version=judged.version,
-                    refusal=judged.refusal,
-                    envelope=said if isinstance(said, Envelope) else _decoded(record.value),
-                    value=record.value,
-                    model_number=judged.effect.model.number if judged.effect and judged.effect.model else 0,
-                    before=before,
-                )
-                if selection.matches(entry) and selection.within(entry, last):
-                    yield entry
+        async with aclosing(LogReader(settings, partition).read(ends[partition][1])) as batches:
+            async for batch in batches:
+                for record in batch:
+                    # What another workspace wrote changes no verdict in this one; rules change all of them.
+                    if key is not None and record.key not in (key, b"system"):
+                        continue
+                    said = read(record.key, record.value, partition)
+                    known = fold.workspaces.get(said.workspace)
+                    before = known.jobs.get(said.subject) if known is not None else None
+                    judged = fold.judge(record.timestamp, record.key, record.value, said)
+                    if key is not None and record.key == key:
+                        last = judged.version or last
+                    entry = Entry(
+                        partition=partition,
+                        offset=record.offset,
+                        at=record.timestamp,
+                        id=said.id,
+                        type=judged.kind.removeprefix(PREFIX),
+                        workspace=said.workspace,
+                        subject=said.subject,
+                        actor=said.actor,
+                        version=judged.version,
+                        refusal=judged.refusal,
+                        envelope=said if isinstance(said, Envelope) else _decoded(record.value),
+                        value=record.value,
+                        model_number=judged.effect.model.number if judged.effect and judged.effect.model else 0,
+                        before=before,
+                    )
+                    if selection.matches(entry) and selection.within(entry, last):
+                        yield entry

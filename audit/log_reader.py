@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,6 +23,7 @@ from schemas.topics import EVENTS, Topic
 _FETCH_BYTES = 4 * 1024 * 1024
 _BATCH = 5_000
 SILENT_SECONDS = 30.0
+_PARTING_SECONDS = 5.0
 
 
 class LogUnreadable(Exception):
@@ -38,8 +39,8 @@ async def bounds(settings: KafkaSettings, topic: Topic = EVENTS) -> dict[int, tu
     """Of each partition: the first offset that there is, and the one that the next record will get. Raises `KafkaError`."""
     parts = [TopicPartition(topic_name(settings, topic), number) for number in range(topic.partitions)]
     consumer = AIOKafkaConsumer(**client_options(settings), group_id=None, enable_auto_commit=False)
-    await consumer.start()
     try:
+        await consumer.start()
         first = await consumer.beginning_offsets(parts)
         end = await consumer.end_offsets(parts)
     finally:
@@ -77,16 +78,21 @@ class LogReader:
     @asynccontextmanager
     async def _started(self, *, check_crcs: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = self._consumer(check_crcs=check_crcs)
-        await consumer.start()
-        hand_out_parsed(consumer)
         try:
+            await consumer.start()
+            hand_out_parsed(consumer)
+        try:
+            await consumer.start()
             consumer.assign([self.at])
             yield consumer
         finally:
             await _stopped(consumer)
 
-    async def read(self, end: int, first: int = 0) -> AsyncIterator[list[Any]]:
-        """The records from `first` up to, not including, `end`, in batches. Raises `LogUnreadable` and `KafkaError`."""
+    async def read(self, end: int, first: int = 0) -> AsyncGenerator[list[Any], None]:
+        """The records from `first` up to, not including, `end`, in batches. Raises `LogUnreadable` and `KafkaError`.
+
+        Close it (`aclosing`) whatever happens: a client that is left to the end of its loop can keep that from ending.
+        """
         position = first
         if position >= end:
             return
@@ -96,8 +102,9 @@ class LogReader:
                 try:
                     batch = await self._batch(consumer, position)
                 except CorruptRecordException:
-                    async for whole in self._until_bad(position, end):
-                        yield whole
+                    async with aclosing(self._until_bad(position, end)) as sound:
+                        async for whole in sound:
+                            yield whole
                     return
                 position = batch[-1].offset + 1
                 if position > end:
@@ -116,7 +123,7 @@ class LogReader:
             detail = f"the broker has a record at offset {position} and did not hand it out in {self._silent:.0f} s"
             raise LogUnreadable(position, detail, checksum=False) from None
 
-    async def _until_bad(self, position: int, end: int) -> AsyncIterator[list[Any]]:
+    async def _until_bad(self, position: int, end: int) -> AsyncGenerator[list[Any], None]:
         """One record at a time up to the batch whose checksum is wrong. Raises `LogUnreadable` there."""
         async with self._started() as consumer:
             consumer.seek(self.at, position)
@@ -145,7 +152,7 @@ class LogReader:
 async def _stopped(consumer: AIOKafkaConsumer) -> None:
     """Let go of it, whatever state it is in."""
     try:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(_PARTING_SECONDS):
             await consumer.stop()
     except (KafkaError, TimeoutError, OSError):
         pass
@@ -154,3 +161,4 @@ async def _stopped(consumer: AIOKafkaConsumer) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
+        await consumer._client.close()  # Which it did not come to.

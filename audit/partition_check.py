@@ -7,6 +7,7 @@ compared with the bytes that it must have. What the fold says of the read model 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from struct import Struct
 from typing import Any
 
@@ -110,11 +111,12 @@ class PartitionCheck:
         report, position = self.report, 0
         self._check_heads(0)
         try:
-            async for batch in self._reader.read(end):
-                await self._records(batch, rows, asked)
-                position = batch[-1].offset + 1
-                report.records += len(batch)
-                self._told(len(batch))
+            async with aclosing(self._reader.read(end)) as batches:
+                async for batch in batches:
+                    await self._records(batch, rows, asked)
+                    position = batch[-1].offset + 1
+                    report.records += len(batch)
+                    self._told(len(batch))
         except LogUnreadable as error:
             raise await self._unreadable(error, rows, position) from None
         if position < end and end > 0:

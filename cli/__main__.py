@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -71,9 +72,11 @@ def main() -> None:
         _explain(error.message, error.what_to_do)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away (`ravand jobs | head`): nothing is wrong.
-        sys.stderr.close()
+    except SystemExit as end:
+        if only_services or not isinstance(end.__context__, BrokenPipeError):
+            raise
+        # The reader of our output went away (`ravand jobs | head`): nothing is wrong, though typer takes it for a failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is left would be tried again at the end.
         sys.exit(0)
 
 

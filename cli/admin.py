@@ -29,9 +29,12 @@ app.add_typer(dead_letters.app, name="dead-letters")
 @app.command()
 def init() -> None:
     """Create what is missing: topics, tables, the object store's marker. Running it again changes nothing."""
+    import asyncpg
     from aiokafka.errors import KafkaError
 
     from adapters.kafka import OutcomeUnknown
+    from adapters.migrations import WrongSchema
+    from adapters.objects import StoreUnavailable
     from adapters.topics import WrongTopics
 
     settings = read_settings()
@@ -60,10 +63,20 @@ def init() -> None:
         created, lost = asyncio.run(initialise())
     except WrongTopics as error:
         raise CommandError(f"The log is not as it must be: {error}", "Nothing was changed.") from None
-    except (KafkaError, OutcomeUnknown, OSError) as error:
+    except WrongSchema as error:
+        raise CommandError(str(error)) from None
+    except (
+        KafkaError,
+        OutcomeUnknown,
+        StoreUnavailable,
+        asyncpg.InterfaceError,
+        asyncpg.PostgresError,
+        OSError,
+    ) as error:
         raise CommandError(
-            f"The installation could not be initialised: {error}",
-            "Nothing is half done: check the addresses (RAVAND_KAFKA__…, RAVAND_DATABASE__URL) and run it again.",
+            f"The installation could not be initialised: {type(error).__name__}: {error}",
+            "Nothing is half done: check the addresses (RAVAND_KAFKA__…, RAVAND_DATABASE__URL, RAVAND_STORE__URL) and run"
+            " it again.",
         ) from None
     typer.echo(
         f"Initialised: {len(created)} topics created, tables and object store ready."
@@ -93,7 +106,8 @@ async def _complete(settings: Settings) -> dict[int, int]:
     except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandError(
             f"The log could not be compared with the journal: {type(error).__name__}: {error}",
-            "Check that Kafka and PostgreSQL run and are the ones meant, and run it again.",
+            "Check that Kafka and PostgreSQL run and are the ones meant (RAVAND_KAFKA__…, RAVAND_DATABASE__URL), and run it"
+            " again.",
         ) from None
 
 
@@ -123,6 +137,8 @@ def user(
     ] = False,
 ) -> None:
     """Make an administrator: a new account, or the role for one that exists."""
+    import asyncpg
+
     from api.accounts.admin import create_admin
 
     settings = read_settings()
@@ -134,4 +150,9 @@ def user(
         asyncio.run(create_admin(settings, email, password, name))
     except ValueError as error:
         raise CommandError(str(error), "Nothing was changed.") from None
+    except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+        raise CommandError(
+            f"The administrator could not be made: {type(error).__name__}: {error}",
+            "Check that PostgreSQL runs and is the one meant (RAVAND_DATABASE__URL), and run it again.",
+        ) from None
     typer.echo(f"{email} is an administrator.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,6 +60,8 @@ async def replay(settings: Settings, asked: Asked) -> None:
             verdict=asked.verdict,
         )
         entries = from_log(settings.kafka, selection) if connection is None else from_journal(connection, selection)
+        # Whoever reads what we print may go away in the middle of it.
+        await stack.enter_async_context(aclosing(entries))
         match asked.form:
             case "jsonl":
                 async for entry in entries:

@@ -35,6 +35,7 @@ def predict(
     try:
         if output is None:
             write(predictions(model_file, data), sys.stdout)
+            sys.stdout.flush()  # So that a reader who went away is noticed here, and not at the very end.
             return
         temporary = output.with_name(output.name + ".part")
         try:

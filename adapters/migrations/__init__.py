@@ -34,11 +34,13 @@ def newest() -> str:
 async def migrate(url: str) -> None:
     """Bring the database to the newest step, in one transaction; do nothing if it is there already.
 
-    Several processes may do this at once: they take turns. Raises `WrongSchema` for a database of a newer build.
+    Several processes may do this at once: they take turns. Raises `WrongSchema` for a database of a newer build, and what
+    asyncpg raises.
     """
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import Connection, text
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
 
     config = Config()
@@ -56,6 +58,9 @@ async def migrate(url: str) -> None:
     try:
         async with engine.begin() as connection:
             await connection.run_sync(upgrade)
+    except DBAPIError as error:
+        # SQLAlchemy wraps it twice; whoever calls us knows asyncpg's kinds.
+        raise (error.orig and error.orig.__cause__) or error from None
     finally:
         await engine.dispose()
 

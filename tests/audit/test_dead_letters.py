@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.kafka import partition_of, producer, topic_name
+from audit.dead_letters import DeadLetter
+from cli.dead_letters import _write
+from cli.errors import CommandError
 from cli.safe_bytes import dump, escaped, is_text
 from schemas.topics import DEADLETTER, EVENTS
 from tests.projections.platform import ROOT, Log, project
@@ -97,6 +100,12 @@ async def test_without_the_database_the_copy_is_shown(log: Log) -> None:
     assert log.environment() != environment
     shown, _ = await ravand(log, "show", str(HOME), "0")
     assert r"\x1b[2J" in shown
+
+
+def test_a_file_that_cannot_be_written_is_named() -> None:
+    letter = DeadLetter(partition=0, offset=0, at=0, error="", key=None, value=b"x", whole=True)
+    with pytest.raises(CommandError, match=r"/dev/full could not be written: No space left on device\."):
+        _write(Path("/dev/full"), letter)
 
 
 @given(st.binary(max_size=200))

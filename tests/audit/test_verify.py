@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from adapters.kafka import topic_name
+from adapters.kafka import partition_of, topic_name
 from adapters.settings import Settings
 from adapters.topics import create_topics
 from audit import seals, segments
 from audit.findings import Break, Report
+from audit.fold import Fold, Unjudgeable
 from audit.seals import Anchor, Head
-from audit.verify import NotVerifiable, Wishes, verify
+from audit.verify import NotVerifiable, Wishes, Work, _run, verify
 from domain.events import RulesActivated
+from domain.workspace import Workspace
 from projections import snapshots
 from schemas.topics import EVENTS
 from tests.projections.platform import ROOT, Log, project
@@ -313,6 +317,51 @@ async def test_every_single_byte_of_a_segment_counts(log: Log, broker_folder: Pa
     assert found is not None
     (folder / source.name).write_bytes(b"")
     assert segments.check(folder, partition, end) is not None
+
+
+@pytest.mark.parametrize("list_of_epochs", [None, "0\n1\nzero 0\n"], ids=["missing", "unreadable"])
+async def test_a_segment_whose_epochs_the_broker_has_no_list_of_is_not_whole(
+    log: Log, broker_folder: Path, tmp_path: Path, list_of_epochs: str | None
+) -> None:
+    await log.write(one_job("team"))
+    partition, end = next((number, end) for number, end in (await log.ends(EVENTS)).items() if end)
+    source = segment(log, broker_folder, partition)
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    if list_of_epochs is not None:
+        (tmp_path / "leader-epoch-checkpoint").write_text(list_of_epochs)
+    found = segments.check(tmp_path, partition, end)
+    assert found is not None
+    assert "leader epoch is 0, and the broker's list says None" in found.detail
+
+
+async def test_a_stored_job_that_is_no_json_any_more_is_told_as_such(history: Log) -> None:
+    await history.database.execute(
+        "UPDATE read.jobs SET state = $1 WHERE ctid IN (SELECT ctid FROM read.jobs LIMIT 1)", b"\xff{"
+    )
+    found = first(await verified(history.settings))
+    assert (found.table, found.column) == ("read.jobs", "state")
+    assert found.detail.endswith("and is no JSON any more")
+
+
+async def test_an_outage_that_a_process_of_the_verification_meets_can_be_told_to_the_one_that_began_it(
+    log: Log,
+) -> None:
+    """A snapshot that is gone, since the one who held it lost its connection: PostgreSQL's error cannot be sent."""
+    cursor = {"partition": 3, "next_offset": 1, "log_first": 0, "log_end": 1}
+    work = Work(log.settings, "00000003-00000001-1", cursor, (), (), 1.0)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        running = asyncio.get_running_loop().run_in_executor(pool, _run, work)
+        with pytest.raises(NotVerifiable, match="snapshot"):
+            await running
+
+
+def test_a_mistake_of_ours_in_judging_is_no_verdict() -> None:
+    fold = Fold(partition_of(b"team", EVENTS.partitions))
+    fold.workspaces["team"] = broken = Workspace("team")
+    broken.jobs = None  # type: ignore[assignment]
+    with pytest.raises(Unjudgeable, match="Error: "):
+        [fold.take(0, record.key, record.value) for record in one_job("team")]
 
 
 async def test_a_log_that_another_was_put_in_place_of_is_told_from_an_altered_journal(

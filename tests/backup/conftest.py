@@ -22,10 +22,12 @@ from adapters.settings import Settings
 from backup.take import take
 from schemas.topics import EVENTS
 from tests.api.platform import initialise, settings_for
+from tests.projections.conftest import database_template, log, settings
 from tests.projections.platform import Log, project
 from tests.projections.records import Written, stream
 from tests.servers import Servers
 
+__all__ = ["database_template", "log", "settings"]
 WORKSPACES = [f"team-{number}" for number in range(5)]
 Make = Callable[[str], Settings]
 

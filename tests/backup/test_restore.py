@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,13 @@ from backup.log_restore import LogRestore
 from backup.manifest import BackupRefused, hash_line
 from backup.restore import restore
 from backup.take import take
+from cli.backup import _checked, _run
+from cli.errors import CommandError
 from schemas.facts import VERSION_HEADER
 from schemas.topics import DEADLETTER, EVENTS, FACTS
 from tests.api.platform import initialise
 from tests.backup.conftest import Fresh, held
+from tests.powerless import powerless
 from tests.projections.platform import Log, project
 from tests.projections.records import one_job
 from tests.projections.test_projector import check_everything
@@ -293,3 +297,32 @@ async def test_what_was_begun_from_one_backup_is_not_gone_on_with_from_another(
             await restore(target, tmp_path / "other")
     with pytest.raises(BackupRefused, match="of another backup already"):
         await restore(target, taken)
+
+
+async def test_an_object_that_was_put_there_after_a_restore_was_begun_is_never_overwritten(
+    taken: Path, fresh: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = fresh("begun")
+
+    async def killed(*_: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring._Restoring, "put_objects", killed)
+        with pytest.raises(_Killed):
+            await restore(target, taken)
+    store = ObjectStore(target.store.url)
+    await store.put("datasets/1", b"of somebody else")
+    with pytest.raises(CommandError, match="the object store holds other bytes as datasets/1") as raised:
+        await asyncio.to_thread(_run, restore(target, taken), "The backup was not restored", "Go on.")
+    assert raised.value.what_to_do == "Go on."
+    assert await store.get("datasets/1") == b"of somebody else"
+    await store.close()
+
+
+def test_a_file_of_a_backup_that_may_not_be_read_is_told_from_an_altered_one(taken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(taken, folder)
+    (folder / "objects.jsonl").chmod(0)
+    with pytest.raises(CommandError, match=r"The backup could not be read: .*Permission denied.*objects\.jsonl"):
+        powerless(lambda: _checked(lambda: check(folder)))

@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import save
 
 from adapters.dataset_files import UnreadableDataset
+from cli.errors import CommandError
+from cli.predict import predict as command
 from recipes import model_file
 from recipes.images.spec import IMAGES
 from recipes.model_file import UnreadableModel
@@ -111,6 +113,8 @@ class TestTables:
         with pytest.raises(MissingColumns) as raised:
             predict(model, write_csv(tmp_path / "t.csv", {"washed": [True], "picked": ["2024-01-01"]}))
         assert raised.value.names == ["وزن", "نوع"]
+        with pytest.raises(CommandError, match=r"t\.csv cannot be predicted on: .*وزن"):
+            command(model, tmp_path / "t.csv")
 
 
 class TestImages:
@@ -147,6 +151,9 @@ class TestModelFiles:
         (tmp_path / "m.zip").write_bytes(content)
         with pytest.raises(UnreadableModel):
             predict(tmp_path / "m.zip", tmp_path)
+        with pytest.raises(CommandError, match=r"m\.zip is not a model that can be used"):
+            command(tmp_path / "m.zip", tmp_path, output=tmp_path / "answers.csv")
+        assert [path.name for path in tmp_path.iterdir()] == ["m.zip"]
 
 
 class TestUnreadableImages:
