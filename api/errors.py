@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
+from adapters.dataset_files.errors import DatasetTooLarge, ReadersUnavailable, UnreadableDataset
 from adapters.objects import ObjectMissing, StoreFull, StoreUnavailable
 from adapters.postgres import is_outage
 
@@ -138,6 +138,12 @@ def of_exception(error: Exception) -> Problem:
             known: dict[str, Any] = {name: value for name, value in where.items() if value is not None}
             return Problem(
                 422, error.code, error.message, errors=[{"field": "file", "message": error.message}], **known
+            )
+        case ReadersUnavailable():
+            return unavailable(
+                "readers_unavailable",
+                "No process can be started now to look at the file. Nothing was kept; try again shortly.",
+                retry_after=5,
             )
         case asyncpg.DiskFullError():
             return Problem(507, "storage_full", "The database has no space left. Nothing was kept; tell the operator.")

@@ -145,6 +145,7 @@ class User:
             "log_unavailable",
             "read_model_unavailable",
             "store_unavailable",
+            "readers_unavailable",
             "storage_full",
         ):
             return "unknown", response.status_code, code, {}

@@ -56,6 +56,7 @@ class Child:
         self._ended: asyncio.Future[Ended] = loop.create_future()
         self._messages: asyncio.Queue[ToWorker | None] = asyncio.Queue(1000)
         self._pipe: WorkerEnd | None = None
+        self._streams: dict[str, tuple[asyncio.StreamReader, asyncio.ReadTransport]] = {}
         self._relaying: asyncio.Task[None] | None = None
         self._all_said = False
 
@@ -86,11 +87,14 @@ class Child:
         if self._relaying is not None:
             self._relaying.cancel()
             await asyncio.wait([self._relaying])
+            await self._hang_up()  # It does so by itself, unless it was cancelled before it began.
 
     async def open(self, connection: socket.socket, out: int, err: int) -> None:
         """Begin to read what it says, and wait until it runs."""
         self._pipe = await WorkerEnd.over(connection)
-        self._relaying = asyncio.create_task(self._relay(self._pipe, {"stdout": out, "stderr": err}))
+        # Opened before anything can be cancelled that is to close them.
+        self._streams = {name: await _read_from(end) for name, end in (("stdout", out), ("stderr", err))}
+        self._relaying = asyncio.create_task(self._relay(self._pipe))
         try:
             self.pid = await asyncio.shield(self._started)
         except BaseException:
@@ -110,9 +114,9 @@ class Child:
         if not self._ended.done():
             self._ended.set_result(how)
 
-    async def _relay(self, pipe: WorkerEnd, streams: dict[str, int]) -> None:
+    async def _relay(self, pipe: WorkerEnd) -> None:
         readers = [asyncio.create_task(self._relay_messages(pipe))]
-        readers += [asyncio.create_task(self._relay_lines(name, descriptor)) for name, descriptor in streams.items()]
+        readers += [asyncio.create_task(self._relay_lines(name, reader)) for name, (reader, _) in self._streams.items()]
         try:
             await self.wait()
             # All that it wrote is in the pipes by now; only a process that it left behind can keep one open.
@@ -121,7 +125,7 @@ class Child:
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
-            await pipe.close()
+            await self._hang_up()
         await self._messages.put(None)
 
     async def _relay_messages(self, pipe: WorkerEnd) -> None:
@@ -132,15 +136,22 @@ class Child:
             logger.exception("The training child %d does not speak the protocol and is killed.", self.pid)
             self.kill()
 
-    async def _relay_lines(self, stream: str, descriptor: int) -> None:
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        # uvloop closes the descriptor itself and then the file: that would close whatever another thread has opened in between
-        # under the same number, and the loop aborts the process when it was a connection of its own.
-        file = os.fdopen(descriptor, "rb", buffering=0, closefd=not isinstance(loop, uvloop.Loop))
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
-        try:
-            async for logged in lines(reader, stream):
-                await self._messages.put(logged)
-        finally:
+    async def _relay_lines(self, stream: str, reader: asyncio.StreamReader) -> None:
+        async for logged in lines(reader, stream):
+            await self._messages.put(logged)
+
+    async def _hang_up(self) -> None:
+        for _, transport in self._streams.values():
             transport.close()
+        if self._pipe is not None:
+            await self._pipe.close()
+
+
+async def _read_from(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    # uvloop closes the descriptor itself and then the file: that would close whatever another thread has opened in between
+    # under the same number, and the loop aborts the process when it was a connection of its own.
+    file = os.fdopen(descriptor, "rb", buffering=0, closefd=not isinstance(loop, uvloop.Loop))
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    return reader, transport

@@ -53,10 +53,8 @@ class Devices:
         return (max(utilisations) if utilisations else None), (sum(memories) if memories else None)
 
     def _run(self) -> None:
-        try:
-            import pynvml
-        except ImportError:
-            return
+        import pynvml
+
         said = False
         while not self._stopped.is_set():
             try:

@@ -68,8 +68,6 @@ class SteadyProducer:
                 try:
                     sent = await producer.send(topic, value, key=key, partition=partition, headers=list(headers))
                     await self._acknowledged(sent)
-                except MessageSizeTooLargeError:
-                    raise
                 except KafkaError:
                     self._retire(producer)
                     raise

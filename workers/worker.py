@@ -267,6 +267,14 @@ class Worker:
         failed = False
         try:
             await attempt.run(granted=granted)
+        except OSError as error:  # A full disk, say, or no descriptor left: nothing that anybody here did wrong.
+            failed = True
+            self._log.error(
+                "this machine cannot make the attempt now; it is tried again, here or on another one",
+                job=attempt.job_id,
+                attempt=attempt.number,
+                error=str(error),
+            )
         except Exception:
             failed = True
             self._log.exception("an attempt failed in the worker itself", job=attempt.job_id, attempt=attempt.number)

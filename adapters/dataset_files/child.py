@@ -6,6 +6,7 @@ server: its environment and its open files are its parent's gift.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -18,6 +19,8 @@ import msgspec
 from adapters.dataset_files.child_protocol import READY, Reply, Request
 from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
 from adapters.dataset_files.limits import Limits
+
+_UNREADABLE = Reply(code="unreadable", message="The file cannot be read.")
 
 
 def main() -> None:
@@ -71,5 +74,9 @@ def _reply(request: Request) -> Reply:
         return Reply(message=error.message)
     except MemoryError:
         return Reply(message="Reading the file takes more memory than is allowed.")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Reply(errno=error.errno)
+        return _UNREADABLE
     except BaseException:  # A decoder's panic is no Exception; whatever it was, the file made it happen.
-        return Reply(code="unreadable", message="The file cannot be read.")
+        return _UNREADABLE

@@ -20,10 +20,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A profile, or what is wrong with the file; `code` is None if it is too large."""
+    """A profile, or what is wrong with the file; `code` is None if it is too large.
+
+    `errno` says instead that nothing is known to be wrong with it: there was no space to unpack it.
+    """
 
     profile: DatasetProfile | None = None
     code: str | None = None
     message: str = ""
     row: int | None = None
     byte: int | None = None
+    errno: int | None = None

@@ -65,12 +65,8 @@ def _rows(text: str, delimiter: str, cut_off: bool, limits: Limits) -> list[list
     """The first rows that are whole, without blank lines."""
     # One field of this reader may hold a whole line, if the delimiter is a wrong guess: so the bound is the sample's.
     previous = csv.field_size_limit(max(limits.field_bytes, len(text)))
-    rows: list[list[str]] = []
     try:
-        for row in islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), _SAMPLE_ROWS + 1):
-            rows.append(row)
-    except csv.Error:
-        cut_off = False  # The rows before are whole; the reader of records will say what is wrong with this one.
+        rows = list(islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), _SAMPLE_ROWS + 1))
     finally:
         csv.field_size_limit(previous)
     if cut_off and len(rows) <= _SAMPLE_ROWS:

@@ -49,7 +49,7 @@ def _unpack(path: Path, to: IO[bytes], limits: Limits) -> None:
                 if unpacked > max(limits.ratio_floor, limits.ratio * packed):
                     raise DatasetTooLarge(f"The file unpacks to more than {limits.ratio} times its size.")
                 to.write(chunk)
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableDataset("unreadable", "The gzip file is damaged or cut off.") from error
 
 
@@ -64,8 +64,6 @@ def _decode_utf16(file: IO[bytes], to: IO[bytes]) -> None:
         except UnicodeDecodeError as error:
             at = position - pending + error.start
             raise UnreadableDataset("bad_encoding", f"Byte {at} of the file is not valid UTF-16.", byte=at) from error
-        except UnicodeEncodeError as error:
-            raise UnreadableDataset("bad_encoding", "The file holds half of a UTF-16 pair.", byte=position) from error
         position += len(chunk)
         if not chunk:
             return

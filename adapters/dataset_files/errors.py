@@ -17,6 +17,10 @@ class UnreadableDataset(Exception):
         self.byte = byte
 
 
+class ReadersUnavailable(Exception):
+    """No process can be started now that would look at the file: it says nothing about the file."""
+
+
 class DatasetTooLarge(Exception):
     """The file, or what it unpacks to, is more than the limits allow."""
 

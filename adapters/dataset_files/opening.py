@@ -19,10 +19,7 @@ def profile(path: Path, filename: str, limits: Limits) -> DatasetProfile:
     size = path.stat().st_size
     if size > limits.file_bytes:
         raise DatasetTooLarge(f"The file is larger than {limits.file_bytes // MIB} MiB.")
-    try:
-        return _profile(path, size, detect(path, filename, limits), limits)
-    except pl.exceptions.PolarsError as error:
-        raise UnreadableDataset("unreadable", "The file cannot be read.") from error
+    return _profile(path, size, detect(path, filename, limits), limits)
 
 
 def _profile(path: Path, size: int, format: DatasetFormat, limits: Limits) -> DatasetProfile:

@@ -16,7 +16,7 @@ from tempfile import gettempdir
 import msgspec
 
 from adapters.dataset_files.child_protocol import READY, Reply, Request
-from adapters.dataset_files.errors import DatasetTooLarge, UnreadableDataset
+from adapters.dataset_files.errors import DatasetTooLarge, ReadersUnavailable, UnreadableDataset
 from adapters.dataset_files.limits import DEFAULT_LIMITS, MIB, Limits
 from schemas.dataset_profile import DatasetProfile
 
@@ -53,7 +53,10 @@ class Profiler:
         self._expiry = asyncio.get_running_loop().call_later(self._keep_spare, self._drop_spare)
 
     async def profile(self, path: Path, filename: str, timeout: float = 120.0) -> DatasetProfile:
-        """What the file holds. UnreadableDataset or DatasetTooLarge otherwise; a child that crashes is `unreadable`."""
+        """What the file holds. UnreadableDataset or DatasetTooLarge otherwise; a child that crashes is `unreadable`.
+
+        What is no fault of the file's is ReadersUnavailable, or OSError where there is no space to unpack it.
+        """
         async with self._turn:
             child = await self._take()
             if self._keep_spare > 0:
@@ -80,7 +83,7 @@ class Profiler:
         if spare is not None:
             try:
                 child = await spare
-            except RuntimeError:
+            except ReadersUnavailable:
                 pass  # Killed for memory, say; a fresh one tells whether starting is what fails.
             else:
                 if child.returncode is None:
@@ -105,29 +108,33 @@ async def profile_in_child(
 
 async def _started() -> asyncio.subprocess.Process:
     """A child that has imported everything and waits for its request."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-c", _START, _ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # It may quote the file.
-        env={
-            "PATH": os.defpath,
-            "LANG": "C.UTF-8",
-            "TMPDIR": gettempdir(),
-            "POLARS_MAX_THREADS": "2",  # Every thread has its own arenas; and other requests want the other cores.
-            "OPENBLAS_NUM_THREADS": "1",
-        },
-    )  # fmt: skip
+    try:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", _START, _ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # It may quote the file.
+            env={
+                "PATH": os.defpath,
+                "LANG": "C.UTF-8",
+                "TMPDIR": gettempdir(),
+                "POLARS_MAX_THREADS": "2",  # Every thread has its own arenas; and other requests want the other cores.
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+        )  # fmt: skip
+    except OSError as error:  # No memory, no descriptor or no process number is left.
+        raise ReadersUnavailable(str(error)) from error
     assert child.stdout is not None
     try:
-        async with asyncio.timeout(_STARTED_WITHIN):
-            if await child.stdout.readline() == READY:
-                return child
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STARTED_WITHIN):
+                if await child.stdout.readline() == READY:
+                    return child
     except BaseException:
         await _ended(child)
         raise
     await _ended(child)
-    raise RuntimeError("the process that reads dataset files does not start")
+    raise ReadersUnavailable("the process that reads dataset files does not start")
 
 
 async def _asked(child: asyncio.subprocess.Process, request: Request) -> bytes:
@@ -153,6 +160,8 @@ def _said(answer: bytes) -> DatasetProfile:
         raise UnreadableDataset("unreadable", "The file cannot be read.") from error
     if reply.profile is not None:
         return reply.profile
+    if reply.errno is not None:
+        raise OSError(reply.errno, os.strerror(reply.errno))
     if reply.code is None:
         raise DatasetTooLarge(reply.message)
     raise UnreadableDataset(reply.code, reply.message, row=reply.row, byte=reply.byte)
@@ -168,6 +177,6 @@ async def _ended(child: asyncio.subprocess.Process) -> None:
 async def _dropped(spare: asyncio.Task[asyncio.subprocess.Process]) -> None:
     try:
         child = await spare
-    except (RuntimeError, TimeoutError):
+    except ReadersUnavailable:
         return
     await _ended(child)

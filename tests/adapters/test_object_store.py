@@ -237,6 +237,16 @@ class TestDurability:
         local.init_sync()
         assert names(folder) == {".ravand-store", ".tmp/young"}
 
+    def test_a_temporary_file_that_is_gone_before_it_is_looked_at_keeps_no_other(
+        self, local: ObjectStore, folder: Path
+    ) -> None:
+        (folder / ".tmp" / "gone").symlink_to(folder / "nowhere")  # Listed, and not there.
+        old = folder / ".tmp" / "old"
+        old.touch()
+        os.utime(old, times=(0, 0))
+        local.init_sync()
+        assert not old.exists()
+
 
 def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"

@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from adapters.object_store import ObjectStore
 from domain.events import Checkpoint, DatasetRef, JobRequested
@@ -99,4 +100,27 @@ class TestTheCheckpointToGoOnFrom:
     async def test_the_newest_of_all_when_the_store_is_away(self, tmp_path: Path) -> None:
         store = ObjectStore((tmp_path / "away").as_uri())
         assert await newest_present(store, job([saved(1), saved(2)])) == saved(2)
+        await store.close()
+
+    async def test_a_name_that_is_no_key_of_a_store_is_passed_over(self, tmp_path: Path) -> None:
+        store = ObjectStore(tmp_path.as_uri())
+        await store.init()
+        await store.put(saved(1).checkpoint.uri, b"x")
+        strange = replace(saved(2), checkpoint=replace(saved(2).checkpoint, uri="jobs/../secret"))
+        assert await newest_present(store, job([saved(1), strange])) == saved(1)
+        await store.close()
+
+
+class TestDeleting:
+    async def test_what_cannot_be_deleted_is_said_and_the_rest_is_deleted(self, tmp_path: Path) -> None:
+        store = ObjectStore(tmp_path.as_uri())
+        await store.init()
+        stuck, loose = saved(1).checkpoint.uri, saved(2).checkpoint.uri
+        (tmp_path / stuck).mkdir(parents=True)  # A folder is no object, and no file to delete.
+        await store.put(loose, b"x")
+        with capture_logs() as logged:
+            await CheckpointJanitor(store, "job").delete([stuck, "../outside", loose])
+        assert await store.head(loose) is None
+        failed = [line["key"] for line in logged if line["event"] == "a checkpoint could not be deleted"]
+        assert failed == [stuck, "../outside"]
         await store.close()

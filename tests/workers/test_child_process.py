@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
-from workers.child_messages import Leave
+from domain.events import DatasetRef
+from workers.child_messages import Leave, Train
 from workers.child_pipe import WorkerEnd
 from workers.child_process import Child, Ended
 
@@ -73,3 +76,55 @@ def test_what_is_sent_to_a_child_whose_connection_is_closed_is_lost_and_no_error
         await end.send(Leave())
 
     RUN[loop](send_too_late())
+
+
+@pytest.mark.parametrize("loop", RUN)
+def test_a_child_that_dies_while_something_is_sent_to_it_is_no_error(loop: str) -> None:
+    long = Train(
+        workspace="w",
+        job_id="j",
+        attempt=1,
+        recipe="r",
+        recipe_version=1,
+        parameters={"text": "x" * 8_000_000},
+        epochs=1,
+        dataset=DatasetRef(id="d", uri="d", sha256="0", format="csv"),
+        checkpoint=None,
+        store_url="memory:",
+        scratch="",
+        device=None,
+        threads=1,
+    )
+
+    async def die_in_the_middle() -> None:
+        connection, theirs = socket.socketpair()
+        end = await WorkerEnd.over(connection)
+        sending = asyncio.create_task(end.send(long))
+        theirs.setblocking(False)
+        await asyncio.get_running_loop().sock_recv(theirs, 1)
+        assert not sending.done()
+        theirs.close()
+        await asyncio.wait_for(sending, 10)
+        await end.close()
+
+    RUN[loop](die_in_the_middle())
+
+
+@pytest.mark.parametrize("nonsense", [struct.pack(">I", 3) + b"\xff\xff\xff", b"\xff\xff\xff\xff", b"\0\0\0\0"])
+@pytest.mark.parametrize("loop", RUN)
+def test_a_child_that_does_not_speak_the_protocol_is_killed(loop: str, nonsense: bytes) -> None:
+    async def talk_nonsense() -> None:
+        connection, theirs = socket.socketpair()
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        child = Child(kill=lambda: child.ended(Ended(code=None, signal=signal.SIGKILL)))
+        child.started(1)
+        await child.open(connection, out, err)
+        with theirs:
+            theirs.sendall(nonsense)
+            ended = await asyncio.wait_for(child.wait(), 10)
+            for descriptor in (out_end, err_end):
+                os.close(descriptor)
+            assert await child.receive() is None
+        assert ended.signal is signal.SIGKILL
+
+    RUN[loop](talk_nonsense())

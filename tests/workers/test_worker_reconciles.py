@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 from uuid_utils import uuid7
 
+import workers.attempt
 import workers.worker
 from adapters import kafka
 from adapters.kafka import partition_of, topic_name
+from adapters.settings import WorkerSettings
 from domain.events import (
     AttemptLost,
     AttemptStarted,
@@ -30,10 +33,39 @@ from schemas.heartbeat import Heartbeat, encode
 from schemas.tables import OpenJob, encode_open_job
 from schemas.topics import EVENTS, HEARTBEATS, JOBS
 from tests.workers.installation import LEASE, Installation
-from tests.workers.scripted_children import ScriptedChildren
+from tests.workers.scripted_children import ScriptedChild, ScriptedChildren
 from tests.workers.small_projector import SmallProjector
 from workers.child_messages import EpochDone, Go, ModelWritten, Train
 from workers.worker import Worker
+
+
+class NoneAtFirst(ScriptedChildren):
+    """The first time that one is asked for, there is none: the machine has no room for another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = False
+
+    async def take(self) -> ScriptedChild:
+        if not self.asked:
+            self.asked = True
+            await asyncio.Event().wait()
+        return await super().take()
+
+
+class Hanging(ScriptedChild):
+    """Stuck in the kernel, as with a disk or a GPU that does not answer: no signal ends it."""
+
+    def kill(self) -> None:
+        return
+
+
+class HangingAtFirst(ScriptedChildren):
+    async def take(self) -> ScriptedChild:
+        child = await super().take()
+        if len(self.taken) == 1:
+            child = self.taken[0] = Hanging()
+        return child
 
 
 @dataclass
@@ -312,6 +344,67 @@ class TestEnds:
         await asyncio.wait_for(child.going.wait(), 60)
         child.finishes(2)
         await scene.until(job_id, Status.COMPLETED)
+
+
+class TestTroubleOfTheMachine:
+    async def test_a_job_for_which_no_process_can_be_started_is_given_back(
+        self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers.attempt, "CHILD_SECONDS", 0.1)
+        children = NoneAtFirst()
+        made = Worker(installation.settings, children)
+        async with working(made):
+            scene = Scene(installation, projector, made, children)
+            job_id = await scene.job()
+            await projector.until(lambda: projector.records(job_id, AttemptLost))
+            (lost,) = projector.records(job_id, AttemptLost)
+            assert (lost.worker, lost.reason) == (made.id, "released")
+            child = await children.until_taken(1)
+            await asyncio.wait_for(child.going.wait(), 60)
+            child.finishes(2)
+            await scene.until(job_id, Status.COMPLETED)
+
+    async def test_a_process_that_cannot_be_killed_is_said_and_does_not_keep_the_worker(
+        self,
+        installation: Installation,
+        projector: SmallProjector,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(workers.attempt, "DIES_IN", 0.1)
+        children = HangingAtFirst()
+        made = Worker(installation.settings, children)
+        with capture_logs() as logged:
+            async with working(made):
+                scene = Scene(installation, projector, made, children)
+                job_id = await scene.job()
+                await asyncio.wait_for((await children.until_taken(1)).going.wait(), 60)
+                lost = AttemptLost(attempt=1, worker=made.id, reason="lease_expired")
+                await installation.append(lost, job_id, actor="supervisor")
+                await children.until_taken(2)
+        said = [line["pid"] for line in logged if line["event"] == "the training process cannot be killed"]
+        assert said == [ScriptedChild.pid]
+
+    async def test_a_job_waits_while_there_is_no_place_for_its_files_and_is_trained_afterwards(
+        self, installation: Installation, projector: SmallProjector
+    ) -> None:
+        children = ScriptedChildren()
+        place = installation.folder / "state"
+        settings = installation.settings.model_copy(update={"state": place, "worker": WorkerSettings(lease_seconds=1)})
+        made = Worker(settings, children)
+        with capture_logs() as logged:
+            async with working(made):
+                place.write_text("where a folder should be")
+                scene = Scene(installation, projector, made, children)
+                job_id = await scene.job()
+                await projector.until(lambda: any("this machine cannot" in line["event"] for line in logged))
+                assert children.taken == []
+                place.unlink()
+                child = await children.until_taken(1)
+                await asyncio.wait_for(child.going.wait(), 60)
+                child.finishes(2)
+                await scene.until(job_id, Status.COMPLETED)
+        assert projector.records(job_id, AttemptLost) == []
+        assert [line for line in logged if line.get("exc_info")] == []
 
 
 class TestLeaving:

@@ -140,3 +140,7 @@ class TestImages:
             data[at + 1] &= ~0x08 & 0xFF
         assert zipfile.ZipFile(io.BytesIO(data)).namelist() != ["سگ/0.png"]
         assert profile(archived(tmp_path, bytes(data)), "x.zip").columns[1].values == ("سگ",)
+
+    def test_a_name_of_an_old_program_is_read_as_dos_wrote_it(self, tmp_path: Path) -> None:
+        data = folders("caf#", images=1).replace(b"caf#", b"caf\x82")
+        assert profile(archived(tmp_path, data), "x.zip").columns[1].values == ("café",)

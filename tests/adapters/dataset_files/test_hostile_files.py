@@ -10,6 +10,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def pixel_flood() -> bytes:
     """A PNG whose header promises more pixels than there is memory for."""
     data = bytearray(png())
     struct.pack_into(">II", data, 16, 60_000, 60_000)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
     return bytes(data)
 
 
