@@ -81,8 +81,6 @@ class LogReader:
         try:
             await consumer.start()
             hand_out_parsed(consumer)
-        try:
-            await consumer.start()
             consumer.assign([self.at])
             yield consumer
         finally:

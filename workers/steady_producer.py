@@ -68,6 +68,8 @@ class SteadyProducer:
                 try:
                     sent = await producer.send(topic, value, key=key, partition=partition, headers=list(headers))
                     await self._acknowledged(sent)
+                except MessageSizeTooLargeError:
+                    raise  # The producer is well, and others wait for it.
                 except KafkaError:
                     self._retire(producer)
                     raise
