@@ -15,6 +15,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from adapters.kafka import client_options, consumer
 from adapters.settings import KafkaSettings
+from workers import steady_producer
 from workers.steady_producer import SteadyProducer
 
 
@@ -104,3 +105,23 @@ async def test_while_no_broker_is_there_it_says_so_and_goes_on_trying() -> None:
             appending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await appending
+
+
+async def test_a_record_that_waits_is_repeated_when_the_producer_was_given_up_for_another(
+    settings: KafkaSettings, admin: AIOKafkaAdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady_producer, "CLOSE_SECONDS", 0.2)
+    topic = await topic_of(admin, settings)
+    async with steady(settings) as producer:
+        await producer.append(topic, key=b"k", value=b"before")
+        await admin.delete_topics([topic])  # What the producer knows, and the broker does not: it repeats for ever.
+        appending = asyncio.create_task(producer.append(topic, key=b"k", value=b"value"))
+        shared = await producer._ready()
+        async with asyncio.timeout(30):
+            while not shared._message_accumulator._batches:  # noqa: ASYNC110 — There is nothing to be told by.
+                await asyncio.sleep(0.01)
+        producer._retire(shared)
+        await asyncio.wait(producer._closing)
+        await topic_of(admin, settings)
+        await asyncio.wait_for(appending, 60)
+    assert await values(settings, topic, 1) == [b"value"]
