@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
+from pydantic import SecretStr
 
 from adapters.kafka import topic_name
+from adapters.postgres import create_pool
 from adapters.settings import Settings
 from projections import telemetry_sink
 from schemas.telemetry import AnyTelemetry, LogLines, ResourceSample, StepMetrics, encode
@@ -113,3 +117,31 @@ async def test_sessions_that_the_server_ends_lose_nothing(log: Log) -> None:
                 " WHERE datname = current_database() AND application_name = 'ravand-telemetry'"
             )
         await _until_stored(log, 200)
+
+
+async def test_what_cannot_be_stored_now_is_kept_until_it_can_or_it_is_told_to_stop(log: Log) -> None:
+    url = log.settings.database.url.get_secret_value()
+    away = log.settings.model_copy(deep=True)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # And does not listen.
+        away.database.url = SecretStr(re.sub(r"@[^/]+/", f"@127.0.0.1:{nobody.getsockname()[1]}/", url))
+        pool = await create_pool(away.database, name="telemetry", size=1, min_size=0)
+        stop = asyncio.Event()
+        sink = telemetry_sink.Sink(pool, stop)
+        begun = sink.last_progress
+        storing = asyncio.create_task(sink.store([encode(value) for value in _steps(1)]))
+
+        async def tried() -> bool:
+            return sink.last_progress > begun
+
+        await until(tried)
+        assert not storing.done()
+        stop.set()
+        assert not await asyncio.wait_for(storing, DEADLINE)
+        pool.terminate()
+
+        # As a service it waits in the same way, from its first look at the tables on.
+        async with sinking(away):
+            await _write(log, _steps(1))
+    async with sinking(log.settings):
+        await _until_stored(log, 1)

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 
 import asyncpg
+import psutil
 import pytest
 
 from adapters.postgres import create_pool
@@ -188,3 +189,25 @@ async def test_a_verification_that_runs_is_waited_for(log: Log) -> None:
         assert found.ok, found.breaks
         assert done.run.state == "swapped"
         await project(log)
+
+
+async def test_a_process_of_it_that_is_killed_ends_it_with_words_and_the_next_one_goes_on(log: Log) -> None:
+    await log.write(stream(37, WORKSPACES, 6_000))
+    await project(log)
+    before = await stored(log.database)
+    async with command(log, "--processes", "2") as process:
+        parent = psutil.Process(process.pid)
+
+        async def working() -> list[psutil.Process]:
+            return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+        for child in await until(working):
+            child.kill()
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert b"a process of the rebuild was killed" in said
+    assert b"Traceback" not in said
+    compare(before, await stored(log.database))
+    await until(lambda: _is_free(log))
+    status, document, told = await commanded(log)
+    assert (status, document["state"]) == (0, "swapped"), told
