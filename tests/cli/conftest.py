@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from adapters.settings import Settings, environment_of
 from cli.__main__ import main
 from tests.projections.conftest import database_template, log, settings
 
-__all__ = ["database_template", "log", "ravand", "settings"]
+__all__ = ["database_template", "interruptible", "log", "ravand", "settings"]
 Ravand = Callable[..., "Ended"]
 NOWHERE = {
     "RAVAND_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -69,3 +70,11 @@ def ravand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     root.setLevel(level)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at a terminal: what a shell starts in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

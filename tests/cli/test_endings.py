@@ -41,6 +41,7 @@ def test_a_pipe_that_breaks_in_a_service_is_a_failure(ravand: Ravand, monkeypatc
     os.close(write)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_the_commands_are_loaded_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     def loading(**_: Any) -> None:
         signal.raise_signal(signal.SIGINT)

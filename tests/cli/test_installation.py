@@ -142,6 +142,7 @@ class TestRebuilding:
         ended = ravand("admin", "rebuild-projections", "jobs", settings=log.settings)
         ended.explains("Nothing was begun", "--cancel")
 
+    @pytest.mark.usefixtures("interruptible")
     def test_ctrl_c(self) -> None:
         async def interrupted() -> None:
             signal.raise_signal(signal.SIGINT)

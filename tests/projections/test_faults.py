@@ -309,6 +309,8 @@ async def _delete(log: Log, topic: Topic) -> None:
     name = topic_name(log.settings.kafka, topic)
     async with _admin(log.settings) as admin:
         await admin.delete_topics([name])
+        # The broker hears of it later than the controller, and would until then tell of the old topic as if it were the new.
+        await until(lambda: _gone(admin, name))
 
         async def made() -> bool:
             answer = await admin.create_topics([NewTopic(name, topic.partitions, 1, topic_configs=topic.config)])
@@ -317,6 +319,11 @@ async def _delete(log: Log, topic: Topic) -> None:
         await until(made)
         await until(lambda: _led(admin, name, topic.partitions))
     await log.producer.client.force_metadata_update()
+
+
+async def _gone(admin: AIOKafkaAdminClient, name: str) -> bool:
+    [described] = await admin.describe_topics([name])
+    return not described["partitions"]
 
 
 async def _led(admin: AIOKafkaAdminClient, name: str, partitions: int) -> bool:
