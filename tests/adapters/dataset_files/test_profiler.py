@@ -34,8 +34,20 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Children that this process has already: servers, say, of tests that it ran before."""
+    OTHERS[:] = psutil.Process().children()
+    yield
+    OTHERS.clear()
+
+
+OTHERS: list[psutil.Process] = []
+
+
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Those of the test."""
+    return [child for child in psutil.Process().children() if child not in OTHERS]
 
 
 async def test_a_child_says_what_we_would(table: Path, tmp_path: Path) -> None:
