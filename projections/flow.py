@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from adapters.settings import KafkaSettings
 from projections.batch import Batch
 from projections.budget import Budget
+from projections.first_error import first_error
 from projections.jobs_table import JobsTable
 from projections.judging import Judge
 from projections.kafka_clients import FETCH_BYTES, PartitionReader, Producers
@@ -102,7 +103,7 @@ class Flow:
                 stages.create_task(self._store())
                 stages.create_task(self._publish())
         except BaseExceptionGroup as group:
-            raise first(group) from None
+            raise first_error(group) from None
         finally:
             for batch in self._in_hand:
                 self.common.budget.give(batch.size)
@@ -181,16 +182,9 @@ async def sent(producers: Producers, publisher: Publisher, sending: Awaitable[ob
     try:
         await sending
     except Exception as error:
-        if isinstance(cause := first(error), KafkaError):
+        if isinstance(cause := first_error(error), KafkaError):
             await producers.discard(publisher)
         raise cause from None
-
-
-def first(error: BaseException) -> BaseException:
-    """What went wrong first, out of the groups that groups of tasks wrap it in."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class _InHand:

@@ -15,9 +15,14 @@ from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from adapters.settings import KafkaSettings
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,14 @@ def topic_prefix(servers: Servers) -> Iterator[str]:
     _run(delete_topics(servers.kafka, prefix))
 
 
+def kafka_settings_of(environment: Mapping[str, str], prefix: str) -> KafkaSettings:
+    """`RAVAND_KAFKA__*` as a service reads them."""
+    from adapters.settings import Settings
+
+    named = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in environment.items()}
+    return Settings.model_validate({"kafka": {**named, "prefix": prefix}}).kafka
+
+
 async def delete_topics(kafka: Mapping[str, str], prefix: str) -> None:
     """Delete what a test left on the shared broker.
 
@@ -109,10 +122,8 @@ async def delete_topics(kafka: Mapping[str, str], prefix: str) -> None:
     from aiokafka.admin import AIOKafkaAdminClient
 
     from adapters.kafka import client_options
-    from adapters.settings import KafkaSettings
 
-    named = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka.items()}
-    admin = AIOKafkaAdminClient(**client_options(KafkaSettings.model_validate(named)))
+    admin = AIOKafkaAdminClient(**client_options(kafka_settings_of(kafka, prefix)))
     await admin.start()
     try:
         names = [name for name in await admin.list_topics() if name.startswith(prefix)]
@@ -120,6 +131,14 @@ async def delete_topics(kafka: Mapping[str, str], prefix: str) -> None:
             await admin.delete_topics(names)
     finally:
         await admin.close()
+
+
+async def delete_topic(admin: AIOKafkaAdminClient, name: str) -> None:
+    """Delete it, and wait until the broker has heard of it: later than the controller, and meanwhile it takes records."""
+    await admin.delete_topics([name])
+    async with asyncio.timeout(60):
+        while (await admin.describe_topics([name]))[0]["partitions"]:  # noqa: ASYNC110 — There is nothing to be told by.
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from adapters.processes import die_with
 from adapters.settings import Settings
+from projections.first_error import first_error
 from projections.rebuild import connecting
 from projections.rebuild.replay import NotRebuildable, Replay
 from projections.rebuild.runs import Run
@@ -45,17 +46,11 @@ async def replay(settings: Settings, run: Run, goals: Mapping[int, int], process
             async with asyncio.TaskGroup() as work:
                 tasks = [work.create_task(child.work_off(waiting, goals)) for child in children]
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             for child in children:
                 child.end()
     return sum(task.result() for task in tasks)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class _Child:

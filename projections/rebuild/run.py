@@ -18,6 +18,7 @@ from adapters.migrations import newest
 from adapters.settings import Settings
 from domain.events import SystemEvent
 from projections import snapshots
+from projections.first_error import first_error
 from projections.rebuild import children, connecting, parity, records, runs, shadow, swap
 from projections.rebuild.children import Interrupted
 from projections.rebuild.replay import NotRebuildable, Replay
@@ -456,7 +457,4 @@ async def _together(work: Iterable[Coroutine[Any, Any, object]]) -> None:
             for one in work:
                 group.create_task(one)
     except BaseExceptionGroup as several:
-        error: BaseException = several
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise first_error(several) from None

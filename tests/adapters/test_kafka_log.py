@@ -24,27 +24,22 @@ from adapters.kafka import (
     producer,
     topic_name,
 )
-from adapters.settings import KafkaSettings, Settings
+from adapters.settings import KafkaSettings
 from adapters.topics import MissingTopics, WrongTopics, check_topics, config_of, configs_of, create_topics
 from ops.embedded import AskedPorts, choose_ports, kafka_of
 from ops.kafka_server import KafkaServer
 from ops.keeper import Keeper
 from ops.state_folder import StateFolder
 from schemas.topics import DEADLETTER, EVENTS, FACTS, HEARTBEATS, JOBS, TOPICS
+from tests.servers import kafka_settings_of
 
 LONGEST = 60.0
-
-
-def settings_of(environment: dict[str, str], prefix: str) -> KafkaSettings:
-    """As a service reads them."""
-    names = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in environment.items()}
-    return Settings.model_validate({"kafka": {**names, "prefix": prefix}}).kafka
 
 
 @pytest.fixture
 def settings(kafka_settings: dict[str, str], topic_prefix: str) -> KafkaSettings:
     """An installation of its own on the broker that all share."""
-    return settings_of(kafka_settings, topic_prefix)
+    return kafka_settings_of(kafka_settings, topic_prefix)
 
 
 @pytest.fixture
@@ -286,7 +281,7 @@ class TestABrokerThatDoesNotAnswer:
     async def test_the_outcome_is_unknown_and_the_record_may_arrive_all_the_same(self, broker: Keeper) -> None:
         assert isinstance(broker.program, KafkaServer)
         assert broker.identity is not None
-        settings = settings_of(broker.program.client_settings(), "frozen.")
+        settings = kafka_settings_of(broker.program.client_settings(), "frozen.")
         await create_topics(settings)
         topic = topic_name(settings, EVENTS)
         async with producer(settings) as writing:

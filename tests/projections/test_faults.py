@@ -27,6 +27,7 @@ from tests.projections.platform import DEADLINE, Log, project, projecting, proje
 from tests.projections.records import Written, one_job, stream
 from tests.projections.test_projector import check_everything, wrong_rows_of_the_table
 from tests.projections.wire import CuttingProxy
+from tests.servers import delete_topic
 
 WORKSPACES = [f"team-{number}" for number in range(6)]
 
@@ -308,9 +309,7 @@ async def _delete(log: Log, topic: Topic) -> None:
     """Empty a topic, as nothing but a loss of the broker's disk would."""
     name = topic_name(log.settings.kafka, topic)
     async with _admin(log.settings) as admin:
-        await admin.delete_topics([name])
-        # The broker hears of it later than the controller, and would until then tell of the old topic as if it were the new.
-        await until(lambda: _gone(admin, name))
+        await delete_topic(admin, name)
 
         async def made() -> bool:
             answer = await admin.create_topics([NewTopic(name, topic.partitions, 1, topic_configs=topic.config)])
@@ -319,11 +318,6 @@ async def _delete(log: Log, topic: Topic) -> None:
         await until(made)
         await until(lambda: _led(admin, name, topic.partitions))
     await log.producer.client.force_metadata_update()
-
-
-async def _gone(admin: AIOKafkaAdminClient, name: str) -> bool:
-    [described] = await admin.describe_topics([name])
-    return not described["partitions"]
 
 
 async def _led(admin: AIOKafkaAdminClient, name: str, partitions: int) -> bool:

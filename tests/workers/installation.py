@@ -20,7 +20,7 @@ from uuid_utils import uuid7
 from adapters import kafka
 from adapters.kafka import topic_name
 from adapters.object_store import ObjectStore
-from adapters.settings import KafkaSettings, Settings, StoreSettings, WorkerSettings
+from adapters.settings import Settings, StoreSettings, WorkerSettings
 from domain.events import (
     DatasetRef,
     DatasetRegistered,
@@ -33,6 +33,7 @@ from domain.events import (
 )
 from schemas import envelope
 from schemas.topics import EVENTS
+from tests.servers import kafka_settings_of
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
@@ -108,9 +109,8 @@ class Installation:
             "RAVAND_LOG_LEVEL": "debug",
             "PYTHONPATH": f"{PLUGIN}:{ROOT}",
         }
-        plain = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka_settings.items()}
         self.settings = Settings(
-            kafka=KafkaSettings.model_validate({**plain, "prefix": prefix}),
+            kafka=kafka_settings_of(kafka_settings, prefix),
             store=StoreSettings(url=self.environment["RAVAND_STORE__URL"]),
             worker=WorkerSettings(lease_seconds=LEASE),
         )

@@ -15,14 +15,14 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from adapters.kafka import client_options, consumer
 from adapters.settings import KafkaSettings
+from tests.servers import delete_topic, kafka_settings_of
 from workers import steady_producer
 from workers.steady_producer import SteadyProducer
 
 
 @pytest.fixture
 def settings(kafka_settings: dict[str, str], topic_prefix: str) -> KafkaSettings:
-    names = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka_settings.items()}
-    return KafkaSettings.model_validate({**names, "prefix": topic_prefix})
+    return kafka_settings_of(kafka_settings, topic_prefix)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_a_record_that_waits_is_repeated_when_the_producer_was_given_up_fo
     topic = await topic_of(admin, settings)
     async with steady(settings) as producer:
         await producer.append(topic, key=b"k", value=b"before")
-        await admin.delete_topics([topic])  # What the producer knows, and the broker does not: it repeats for ever.
+        await delete_topic(admin, topic)  # What the producer knows, and the broker does not: it repeats for ever.
         appending = asyncio.create_task(producer.append(topic, key=b"k", value=b"value"))
         shared = await producer._ready()
         async with asyncio.timeout(30):
