@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from adapters.kafka import producer
 from adapters.postgres import create_pool
@@ -42,7 +43,7 @@ class LogDiverged(Exception):
         )
 
 
-class Unreadable(Exception):
+class Unreadable(KafkaError):
     """The broker did not hand out a record that it has, in time, or was not the one to ask. Trying again is right."""
 
 
@@ -56,8 +57,8 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
     if first > cursor:
         raise LogDiverged(partition, f"its records before {first} are gone, and {cursor} is the next to be judged")
     if end < cursor:
-        if reader.copies() > 1:
-            await _be_sure(settings, partition, cursor)
+        if reader.copies() > 1 and not await _is_short(settings, partition, cursor):
+            raise Unreadable(f"partition {partition}: the broker that was asked did not lead it any more")
         await _complete(reader, pool, settings, partition, cursor)
     last = await _journal_before(pool, partition, cursor)
     if last is None or last["offset"] < first:
@@ -74,7 +75,7 @@ async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int
     """Complete every partition whose log is shorter than what was judged of it; how many records each had lost.
 
     For the moment before anybody appends: what is appended to a log without its tail takes the tail's place. Where there are no
-    tables yet, nothing can be missing. Raises `LogDiverged`, and what Kafka and asyncpg raise.
+    tables yet, nothing can be missing. Raises `LogDiverged`, `Unreadable`, and what Kafka and asyncpg raise.
     """
     lost: dict[int, int] = {}
     pool = await create_pool(database, name="log-check", size=1, min_size=0)
@@ -88,11 +89,9 @@ async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int
                 reader = PartitionReader(kafka, EVENTS, partition)
                 try:
                     await reader.start()
-                    if reader.copies() > 1:
-                        await _be_sure(kafka, partition, cursor)
+                    if reader.copies() > 1 and not await _is_short(kafka, partition, cursor):
+                        continue
                     await _complete(reader, pool, kafka, partition, cursor)
-                except Unreadable:
-                    continue  # Nothing is missing: a broker was asked that does not lead.
                 finally:
                     await reader.close()
                 lost[partition] = cursor - ends[partition]
@@ -101,12 +100,11 @@ async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int
         await pool.close()
 
 
-async def _be_sure(settings: KafkaSettings, partition: int, cursor: int) -> None:
-    """Return when the log is shorter however often one asks anew.
+async def _is_short(settings: KafkaSettings, partition: int, cursor: int) -> bool:
+    """Whether the log is shorter than `cursor` however often one asks anew.
 
     Where there are copies, a loss of power takes the tail only if it hits all of them, and another reason is likelier: a
-    broker that was frozen, and has not yet heard that another one leads, answers with the end that it remembers. Raises
-    `Unreadable` when a look says that nothing is missing.
+    broker that was frozen, and has not yet heard that another one leads, answers with the end that it remembers.
     """
     clock = asyncio.get_running_loop().time
     sure_at = clock() + _DEPOSED_SECONDS
@@ -119,7 +117,8 @@ async def _be_sure(settings: KafkaSettings, partition: int, cursor: int) -> None
         finally:
             await fresh.close()
         if end >= cursor:
-            raise Unreadable(f"partition {partition}: the broker that was asked did not lead it any more")
+            return False
+    return True
 
 
 async def _journal_before(source: Any, partition: int, offset: int) -> asyncpg.Record | None:

@@ -16,7 +16,7 @@ from projections.flow import Common, Flow, Progress, Reconnected, Stalled, sent
 from projections.judging import Judge, PartitionStopped
 from projections.kafka_clients import PartitionReader
 from projections.loading import ForeignCursor
-from projections.log_check import LogDiverged, Unreadable, check
+from projections.log_check import LogDiverged, check
 from projections.memory import Memory
 from projections.republishing import publish_again
 from projections.writing import LostRace
@@ -72,7 +72,7 @@ class Partition:
                 self._log.info("starts_over", reason=str(error))
             case Reconnected():
                 self._log.debug("reconnected")
-            case KafkaError() | Unreadable() | Stalled():
+            case KafkaError() | Stalled():
                 self._common.trouble.tell("kafka_is_away", error, partition=self.number)
             case _ if is_outage(error):
                 self._common.trouble.tell("postgres_is_away", error, partition=self.number)

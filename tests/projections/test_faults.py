@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from adapters.kafka import client_options, topic_name
 from adapters.settings import Settings
 from domain import workspace
-from projections import flow, judging
+from projections import flow, judging, log_check
 from projections import projector as projector_module
 from projections.kafka_clients import PartitionReader
-from projections.log_check import LogDiverged
+from projections.log_check import LogDiverged, Unreadable, complete
 from projections.ownership import Ownership
 from schemas.facts import VERSION_HEADER, WORKSPACE_HEADER
 from schemas.topics import EVENTS, FACTS, JOBS, Topic
@@ -227,6 +227,22 @@ class TestALogThatIsNotWhatTheJournalSays:
             await log.stored_to_the_end()
         after = await stored(log.database)
         assert rows["journal"].items() <= after["journal"].items()
+
+    async def test_a_tail_is_not_taken_for_whole_where_the_broker_is_late_to_show_what_precedes_it(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await log.write(stream(4, WORKSPACES, 400))
+        await project(log)
+        whole = await log.read(EVENTS)
+        await _delete(log, EVENTS)
+        await _rewrite(log, [record for record in whole if record.offset < 5])
+        with monkeypatch.context() as patience:
+            patience.setattr(log_check, "_READ_SECONDS", 0.0)
+            with pytest.raises(Unreadable, match="offset 4"):
+                await complete(log.settings.kafka, log.settings.database)
+        lost = await complete(log.settings.kafka, log.settings.database)
+        assert sum(lost.values()) == sum(record.offset >= 5 for record in whole)
+        assert await _holds(log, whole)
 
     async def test_a_log_that_differs_stops_everything(self, log: Log) -> None:
         await log.write(stream(4, WORKSPACES, 200))
