@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.processes import dies_with_parent
+from ops.processes import dies_with_parent, end_session
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ async def run_to_end(
     before_exec: Callable[[], None] | None = None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Runs it in that folder with exactly that environment; killed when this task is cancelled."""
+    """Runs it in that folder with exactly that environment; killed, with whatever it started, when this task is cancelled."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=DEVNULL,
@@ -52,4 +52,5 @@ async def run_to_end(
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            await end_session(process.pid)
+            await process.communicate()  # Whoever held the other end of its output is gone, so that it can be closed.

@@ -1,5 +1,18 @@
-"""What every test may ask for: the real broker and the real PostgreSQL of the run."""
+"""What every test may ask for: the real broker and the real PostgreSQL of the run. And what is begun first."""
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ["tests.servers"]
+
+LONG = ("e2e", "backup", "simulation", "audit", "projections", "api", "workers")
+"""Folders whose files take minutes, the longest first. What is long and begun last is what everybody waits for."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the files; within a file nothing moves. The processes of a run take whole files, in this order."""
+    tests = config.rootpath / "tests"
+    places = {folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(LONG)))
