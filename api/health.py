@@ -7,6 +7,7 @@ so that an outage is answered at once instead of with a queue of requests that a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -36,6 +37,8 @@ _PATIENCE_SECONDS = 2.0
 _STUCK_SECONDS = 15.0
 """A projector that has records before it and does not move for this long is called stuck."""
 _GATE_SECONDS = 1.0
+_LOOK_SECONDS = 10.0
+"""Of a look at the log, whoever still waits for it."""
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,46 +49,61 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogProbe:
-    """Asks the broker where the log ends. One consumer without an assignment, made again after a failure."""
+    """Asks the broker where the log ends. One consumer without an assignment, made again after a failure.
+
+    Who loses patience leaves the look to go on, for whoever asks next: connecting takes longer than anybody waits on a busy
+    machine, and a look that was begun anew each time would never come to its end.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.kafka
         topic = topic_name(settings.kafka, EVENTS)
         self._partitions = [TopicPartition(topic, number) for number in range(EVENTS.partitions)]
         self._consumer: AIOKafkaConsumer | None = None
-        self._lock = asyncio.Lock()
+        self._looking: asyncio.Task[dict[int, int]] | None = None
+        self._discarded: set[asyncio.Task[None]] = set()
 
     async def ends(self, seconds: float) -> dict[int, int]:
         """The end of each partition. Raises KafkaError, OSError or TimeoutError."""
-        async with asyncio.timeout(seconds), self._lock:
-            try:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(_heard)
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(self._looking)
+
+    async def _look(self) -> dict[int, int]:
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
                 if self._consumer is None:
                     fresh = consumer(self._settings, request_timeout_ms=int(1000 * _PATIENCE_SECONDS))
                     self._consumer = fresh
                     await fresh.start()
                 found = await self._consumer.end_offsets(self._partitions)
-                return {partition.partition: end for partition, end in found.items()}
-            except BaseException:
-                failed, self._consumer = self._consumer, None
-                if failed is not None:
-                    _discard(failed)
-                raise
+            return {partition.partition: end for partition, end in found.items()}
+        except BaseException:
+            failed, self._consumer = self._consumer, None
+            if failed is not None:  # Without waiting for it: its broker may not answer.
+                stopping = asyncio.create_task(failed.stop())
+                self._discarded.add(stopping)
+                stopping.add_done_callback(self._discarded.discard)
+            raise
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Let the connections go."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
         if self._consumer is not None:
             await self._consumer.stop()
             self._consumer = None
+        if self._discarded:
+            await asyncio.wait(self._discarded, timeout=_PATIENCE_SECONDS)
 
 
-_discarded: set[asyncio.Task[None]] = set()
-
-
-def _discard(failed: AIOKafkaConsumer) -> None:
-    """Stop a consumer without waiting for it: its broker may not answer."""
-    task = asyncio.create_task(failed.stop())
-    _discarded.add(task)
-    task.add_done_callback(_discarded.discard)
+def _heard(look: asyncio.Task[dict[int, int]]) -> None:
+    """Whoever asked may have gone; that it failed is no news to anybody else."""
+    if not look.cancelled():
+        look.exception()
 
 
 class Gate:
@@ -94,7 +112,7 @@ class Gate:
     def __init__(self, probe: LogProbe) -> None:
         self._probe = probe
         self._suspected = False
-        self._looking: asyncio.Task[bool] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     def suspect(self) -> None:
         """An append got no acknowledgement in time."""
@@ -106,18 +124,16 @@ class Gate:
             return
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
-        if not await asyncio.shield(self._looking):
+        await asyncio.wait({self._looking}, timeout=_GATE_SECONDS)
+        if self._suspected:
             raise unavailable(
                 "log_unavailable", "The log does not answer. Nothing was changed; try again shortly.", retry_after=2
             )
 
-    async def _look(self) -> bool:
-        try:
-            await self._probe.ends(_GATE_SECONDS)
-        except (KafkaError, OSError, TimeoutError):
-            return False
-        self._suspected = False
-        return True
+    async def _look(self) -> None:
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            await self._probe.ends(_LOOK_SECONDS)
+            self._suspected = False
 
 
 class Health:

@@ -285,8 +285,7 @@ class TestABrokerThatDoesNotAnswer:
         await create_topics(settings)
         topic = topic_name(settings, EVENTS)
         async with producer(settings) as writing:
-            append = Appender(writing, deadline_seconds=1.0).append
-            await append(topic, key=b"k", value=b"before", partition=0)
+            await Appender(writing, LONGEST).append(topic, key=b"k", value=b"before", partition=0)
             broker.identity.send(signal.SIGSTOP)
             # A process of many threads is not stopped at once, and one of them could still acknowledge.
             async with asyncio.timeout(LONGEST):
@@ -294,7 +293,7 @@ class TestABrokerThatDoesNotAnswer:
                     await asyncio.sleep(0.01)
             try:
                 with pytest.raises(OutcomeUnknown, match=topic):
-                    await append(topic, key=b"k", value=b"unknown", partition=0)
+                    await Appender(writing, 1.0).append(topic, key=b"k", value=b"unknown", partition=0)
             finally:
                 broker.identity.send(signal.SIGCONT)
             await Appender(writing, LONGEST).append(topic, key=b"k", value=b"after", partition=0)

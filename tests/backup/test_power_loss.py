@@ -16,7 +16,7 @@ from tests.backup.installation import environment_of, kill_everything, query, re
 from tests.e2e.conftest import Up, free_port
 from tests.e2e.test_main_job import train, until
 
-pytestmark = [pytest.mark.xdist_group("drill"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.timeout(400)]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tests.projections.platform import Log, project
 from tests.projections.records import one_job
 from tests.projections.test_projector import check_everything
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("backup")]
+pytestmark = [pytest.mark.timeout(240)]
 
 
 async def test_everything_is_as_it_was_and_the_log_has_a_new_id(source: Settings, taken: Path, fresh: Fresh) -> None:

@@ -24,7 +24,7 @@ from ops import registry
 from ops.state_folder import StateFolder
 from tests.e2e.conftest import PENGUINS, READY_SECONDS, Up, free_port
 
-pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
 SERVICES = ("api", "worker", "supervisor", "projector", "telemetry")
 
 

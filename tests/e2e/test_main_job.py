@@ -21,7 +21,7 @@ from cli.server import Server
 from projections.as_of import EVERY
 from tests.e2e.conftest import PENGUINS, Up
 
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.timeout(240)]
 
 
 def train(server: Server, **parameters: Any) -> dict[str, Any]:

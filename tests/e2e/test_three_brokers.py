@@ -33,7 +33,6 @@ from storm.world import World, thaw
 
 pytestmark = [
     pytest.mark.drill,
-    pytest.mark.xdist_group("e2e"),
     pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="module"),
 ]
