@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaTimeoutError, NotLeaderForPartitionError
 
 from adapters.kafka import producer
 from adapters.postgres import create_pool
@@ -43,14 +43,10 @@ class LogDiverged(Exception):
         )
 
 
-class Unreadable(KafkaError):
-    """The broker did not hand out a record that it has, in time, or was not the one to ask. Trying again is right."""
-
-
 async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSettings, cursor: int) -> None:
     """Return with `reader` positioned at `cursor` and the log known to be the journal's.
 
-    A log that is shorter is completed. Raises `LogDiverged`, `Unreadable`, and what Kafka and asyncpg raise.
+    A log that is shorter is completed. Raises `LogDiverged`, and what Kafka and asyncpg raise.
     """
     partition = reader.at.partition
     first, end = await reader.bounds()
@@ -58,7 +54,7 @@ async def check(reader: PartitionReader, pool: asyncpg.Pool, settings: KafkaSett
         raise LogDiverged(partition, f"its records before {first} are gone, and {cursor} is the next to be judged")
     if end < cursor:
         if reader.copies() > 1 and not await _is_short(settings, partition, cursor):
-            raise Unreadable(f"partition {partition}: the broker that was asked did not lead it any more")
+            raise NotLeaderForPartitionError(f"partition {partition}: the broker that was asked does not lead any more")
         await _complete(reader, pool, settings, partition, cursor)
     last = await _journal_before(pool, partition, cursor)
     if last is None or last["offset"] < first:
@@ -75,7 +71,7 @@ async def complete(kafka: KafkaSettings, database: DatabaseSettings) -> dict[int
     """Complete every partition whose log is shorter than what was judged of it; how many records each had lost.
 
     For the moment before anybody appends: what is appended to a log without its tail takes the tail's place. Where there are no
-    tables yet, nothing can be missing. Raises `LogDiverged`, `Unreadable`, and what Kafka and asyncpg raise.
+    tables yet, nothing can be missing. Raises `LogDiverged`, and what Kafka and asyncpg raise.
     """
     lost: dict[int, int] = {}
     pool = await create_pool(database, name="log-check", size=1, min_size=0)
@@ -138,7 +134,7 @@ async def _compare(reader: PartitionReader, row: asyncpg.Record) -> None:
             while not (found := await reader.records(at_most=1, seconds=1.0)):
                 pass
     except TimeoutError:
-        raise Unreadable(f"partition {reader.at.partition}, offset {offset}") from None
+        raise KafkaTimeoutError(f"partition {reader.at.partition}: no answer with offset {offset}") from None
     record = found[0]
     if record.offset != offset or record.key != row["key"] or record.value != row["value"]:
         raise LogDiverged(reader.at.partition, f"at offset {offset} the log holds another record than the journal")

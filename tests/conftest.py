@@ -10,7 +10,6 @@ LONG = ("e2e", "backup", "simulation", "audit", "projections", "api", "workers")
 """Folders whose files take minutes, the longest first. What is long and begun last is what everybody waits for."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the files; within a file nothing moves. The processes of a run take whole files, in this order."""
     tests = config.rootpath / "tests"
