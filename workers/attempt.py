@@ -35,6 +35,8 @@ GOES_BY_ITSELF = 1.0
 """How long a child may live on after its last word."""
 DIES_IN = 10.0
 """How long a killed process may take to be gone, and its device free."""
+SHOWN_BEFORE_TOLD = 2.0
+"""How long the acknowledgement of the end may come after the table shows it."""
 USAGE_SECONDS = 2.0
 
 
@@ -59,6 +61,7 @@ class Attempt:
         self._janitor = CheckpointJanitor(around.store, job.id)
         self._reports = ChildReports(number, around.worker, job.spec.epochs, self._records, self._measurements)
         self._child: Child | None = None
+        self._scratch: Path | None = None
         self._claimed_at: float | None = None
         """When the claim was acknowledged; None until then."""
         self._giving_up = asyncio.Event()
@@ -153,7 +156,7 @@ class Attempt:
             await asyncio.wait({working, over}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and self._ending is not None:
                 # The table shows the end that we have just reported before we are told that it arrived.
-                await asyncio.wait({working}, timeout=2)
+                await asyncio.wait({working}, timeout=SHOWN_BEFORE_TOLD)
             if working.done():
                 working.result()
             else:
@@ -162,7 +165,7 @@ class Attempt:
             for task in (working, over, giving_up, *self._tasks):
                 task.cancel()
             await asyncio.gather(working, over, giving_up, *self._tasks, return_exceptions=True)
-            await self._release_child()
+            await self._clear_up()
 
     async def _work(self, granted: bool) -> None:
         self._spawn(self._records.run())
@@ -170,12 +173,9 @@ class Attempt:
             saved = await newest_present(self._around.store, self._job) if self._job.checkpoints else None
             self.start = saved.checkpoint if saved is not None else None
             self._spawn(self._claim())
-        scratch = new_scratch(self._around.state)
-        try:
-            await self._end(await self._train(scratch))
-        finally:
-            await self._release_child()
-            await asyncio.to_thread(remove_scratch, scratch)
+        self._scratch = new_scratch(self._around.state)
+        await self._end(await self._train(self._scratch))
+        await self._clear_up()
         if self.number > 1:
             # The holder before us may have been alive for a while, and saving, after it was given up on.
             await self._janitor.sweep(self._job)
@@ -299,17 +299,28 @@ class Attempt:
                 self._measurements.usage(sample)
             await asyncio.sleep(USAGE_SECONDS)
 
-    async def _release_child(self) -> None:
-        """The device is free when this returns: whatever the child still did, it is killed."""
-        child, self._child = self._child, None
-        if child is None:
-            return
+    async def _clear_up(self) -> None:
+        """The device is free when this returns: whatever the child still did, it is killed. And its files are gone.
+
+        It may be cut short, when the table shows the end before we are told; so nothing is forgotten before it is done, and
+        `run` calls it again.
+        """
+        if self._child is not None:
+            await self._release(self._child)
+            self._child = None
+        if self._scratch is not None:
+            await asyncio.to_thread(remove_scratch, self._scratch)
+            self._scratch = None
+
+    async def _release(self, child: Child) -> None:
         self._around.note.remove()
-        if self._ending is not None:
-            # It has said its last word, as a rule, and goes by itself.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.wait(), GOES_BY_ITSELF)
-        child.kill()
+        try:
+            if self._ending is not None:
+                # It has said its last word, as a rule, and goes by itself.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(child.wait(), GOES_BY_ITSELF)
+        finally:
+            child.kill()
         try:
             await asyncio.wait_for(child.wait(), DIES_IN)
         except TimeoutError:

@@ -60,6 +60,23 @@ class Hanging(ScriptedChild):
         return
 
 
+class Lingering(ScriptedChild):
+    """Says its last word and stays, until it is killed."""
+
+    def finishes(self, epochs: int) -> None:
+        for epoch in range(1, epochs + 1):
+            self.says(EpochDone(epoch=epoch, metrics={"loss": 1.0}, seconds=0.1))
+        self.says(ModelWritten(last_epoch=epochs, files=(), metrics={}))
+
+
+class LingeringAtFirst(ScriptedChildren):
+    async def take(self) -> ScriptedChild:
+        child = await super().take()
+        if len(self.taken) == 1:
+            child = self.taken[0] = Lingering()
+        return child
+
+
 class HangingAtFirst(ScriptedChildren):
     async def take(self) -> ScriptedChild:
         child = await super().take()
@@ -383,6 +400,26 @@ class TestTroubleOfTheMachine:
                 await children.until_taken(2)
         said = [line["pid"] for line in logged if line["event"] == "the training process cannot be killed"]
         assert said == [ScriptedChild.pid]
+
+    async def test_a_process_that_stays_after_its_last_word_is_killed_and_its_files_are_removed(
+        self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The table shows the end while the worker still waits for the process to go by itself.
+        monkeypatch.setattr(workers.attempt, "GOES_BY_ITSELF", 60.0)
+        monkeypatch.setattr(workers.attempt, "SHOWN_BEFORE_TOLD", 0.0)
+        children = LingeringAtFirst()
+        made = Worker(installation.settings.model_copy(update={"state": installation.folder}), children)
+        async with working(made):
+            scene = Scene(installation, projector, made, children)
+            jobs = [await scene.job(), await scene.job()]
+            for number in (1, 2):
+                child = await children.until_taken(number)
+                await asyncio.wait_for(child.going.wait(), 60)
+                child.finishes(2)
+            assert children.taken[0].was_killed, "its device was free for the second"
+            for job_id in jobs:
+                await scene.until(job_id, Status.COMPLETED)
+        assert list((installation.folder / "scratch").iterdir()) == []
 
     async def test_a_job_waits_while_there_is_no_place_for_its_files_and_is_trained_afterwards(
         self, installation: Installation, projector: SmallProjector
