@@ -73,8 +73,9 @@ async def test_before_rule_set_2_it_works_and_says_that_it_is_not_noted(
     await activate(log)
     await project(log)
     assert set((await rule_sets.in_force(log.database)).values()) == {2}
-    done = await rebuilt(log)
-    await project(log)
+    async with projecting(log.settings):
+        assert (await rebuilt(log)).noted == "noted"
+        await log.stored_to_the_end()
     compare(fold_of(await log.read(EVENTS)), await stored(log.database))
     assert {refusal for _, _, refusal in (await types(log))[-3:]} == {None}
 
