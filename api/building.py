@@ -16,7 +16,7 @@ from adapters.dataset_files.limits import Limits
 from adapters.dataset_files.profiler import Profiler
 from adapters.kafka import Appender, producer
 from adapters.object_store import ObjectStore
-from adapters.postgres import create_pool, is_outage
+from adapters.postgres import as_it_is, create_pool, is_outage
 from adapters.settings import Settings
 from api.accounts.passwords import Hasher
 from api.accounts.sessions import Sessions
@@ -59,7 +59,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
 
     pool = await patiently(
         "database",
-        lambda: create_pool(settings.database, name="api", init=remember, reset=_as_it_is, timeout=_CONNECT_SECONDS),
+        lambda: create_pool(settings.database, name="api", init=remember, reset=as_it_is, timeout=_CONNECT_SECONDS),
         is_outage,
     )
     stack.push_async_callback(_close_pool, pool)
@@ -150,10 +150,6 @@ async def _stop_producer(made: Any) -> None:
     with contextlib.suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(3.0):
             await made.stop()
-
-
-async def _as_it_is(_connection: Any) -> None:
-    """Our statements leave nothing in a session, so the round trip that would clean it after each of them is saved."""
 
 
 async def _close_pool(pool: Any) -> None:

@@ -12,7 +12,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from adapters.migrations import check as check_schema
-from adapters.postgres import connect, create_pool, is_outage
+from adapters.postgres import as_it_is, connect, create_pool, is_outage
 from adapters.settings import Settings
 from adapters.topics import check_topics
 from projections.budget import Budget
@@ -54,7 +54,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     # Batches are made of tens of thousands of objects without cycles: looking for those each time costs a tenth.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    pool = await create_pool(settings.database, name="projector", plans=_PLANS, min_size=0)
+    pool = await create_pool(settings.database, name="projector", plans=_PLANS, min_size=0, reset=as_it_is)
     producers = Producers(settings.kafka)
     projector = Projector(settings, pool, producers, stop)
     log.info("projector_started")
