@@ -130,6 +130,8 @@ class Sessions:
 
     def _hearing_changed(self, connected: bool) -> None:
         self._alive.clear()
+        if self._rereading is not None:
+            self._rereading.cancel()  # What it has not read by now, the next one reads, from the same moment on.
         if not connected:
             self._deaf_since = min(self._deaf_since, time.monotonic())
         else:

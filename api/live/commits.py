@@ -64,7 +64,4 @@ class Commits:
 
     def _heard(self, payload: str) -> None:
         partition, _, next_offset = payload.partition(":")
-        try:
-            self._committed(int(partition), int(next_offset))
-        except ValueError:
-            _log.error("notification_unreadable", payload=payload[:100])
+        self._committed(int(partition), int(next_offset))

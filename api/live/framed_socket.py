@@ -15,8 +15,8 @@ from typing import cast
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from api.live.sink import EXTENSION
 
@@ -119,12 +119,9 @@ class Wire:
 
     def close(self, code: int, reason: str, linger: float) -> None:
         connection = self._socket
-        if self.closed:
+        if self.closed or connection.conn.state is not State.OPEN:
             return
-        try:
-            connection.conn.send_close(code, reason)
-        except InvalidState:
-            return  # The peer was faster.
+        connection.conn.send_close(code, reason)
         self._transport.write(b"".join(connection.conn.data_to_send()))
         connection.close_sent = True
         connection.stop_keepalive()

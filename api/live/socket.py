@@ -14,7 +14,6 @@ import msgspec
 import structlog
 import uuid_utils
 from fastapi import APIRouter, Depends, WebSocket
-from starlette.websockets import WebSocketDisconnect
 
 from adapters.settings import Settings
 from api import access, routing
@@ -168,7 +167,7 @@ async def _refuse(websocket: WebSocket, error: Exception) -> None:
         _log.info("socket_refused", id=id, code=problem.code)
     try:
         await websocket.send_denial_response(answer(problem, id))
-    except (RuntimeError, WebSocketDisconnect):
+    except RuntimeError:
         await websocket.close()  # A server without that extension answers 403 by itself.
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from adapters.migrations import migrate
 from adapters.object_store import ObjectStore
@@ -152,6 +153,19 @@ async def eventually(is_so: Callable[[], Awaitable[bool]], seconds: float = 10) 
     async with asyncio.timeout(seconds):
         while not await is_so():  # noqa: ASYNC110 — there is nothing to be told by.
             await asyncio.sleep(0.01)
+
+
+async def until_said(capsys: pytest.CaptureFixture[str], text: str) -> str:
+    """Wait for a log line of this process; everything that was said up to then."""
+    said = ""
+
+    async def is_said() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return text in said
+
+    await eventually(is_said, 30)
+    return said
 
 
 async def answers(platform: Platform, tasks: list[asyncio.Task[None]], path: str = "/api/health/live") -> None:

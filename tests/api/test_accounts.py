@@ -10,6 +10,7 @@ import json
 import time
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -19,8 +20,13 @@ import pytest
 import pytest_asyncio
 
 from adapters.settings import Settings
+from api import building
 from api.accounts.admin import create_admin
-from tests.api.platform import PASSWORD, Member, Platform, eventually, serving
+from api.accounts.sessions import Sessions
+from api.accounts.throttle import Throttle
+from api.accounts.tokens import Tokens
+from api.listener import Listener
+from tests.api.platform import PASSWORD, Member, Platform, eventually, serving, until_said
 from tests.api.test_bad_input import problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -191,6 +197,13 @@ class TestLoggingIn:
         assert (await login(platform, member.email)).status_code == 401
 
 
+@asynccontextmanager
+async def sessions_beside(settings: Settings) -> AsyncIterator[Sessions]:
+    """What another process knows of them that hears nothing yet."""
+    async with asyncpg.create_pool(settings.database.url.get_secret_value(), min_size=1, max_size=1) as pool:
+        yield Sessions(pool, Listener(settings.database), Tokens(settings.auth), settings.auth)
+
+
 async def until_refused(http: httpx2.AsyncClient) -> None:
     async def is_refused() -> bool:
         return (await http.get("/api/auth/me")).status_code == 401
@@ -338,6 +351,31 @@ class TestTokens:
         )
         await until_refused(member.http)
 
+    async def test_an_end_is_noticed_also_if_hearing_was_lost_while_earlier_ends_were_looked_for(
+        self,
+        member: Member,
+        database: asyncpg.Connection,
+        module_settings: Settings,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        session = jwt.decode(member.token, options={"verify_signature": False})["jti"]
+        async with sessions_beside(module_settings) as sessions:
+            await database.execute("ALTER TABLE accounts.sessions RENAME TO sessions_away")
+            try:
+                sessions._hearing_changed(True)
+                look = sessions._rereading
+                await until_said(capsys, "ended sessions could not be read")
+            finally:
+                await database.execute("ALTER TABLE accounts.sessions_away RENAME TO sessions")
+            sessions._hearing_changed(False)
+            assert look is not None
+            await asyncio.wait({look})
+            await database.execute("UPDATE accounts.sessions SET ended_at = now() WHERE id = $1", session)
+            sessions._hearing_changed(True)
+            assert sessions._rereading is not None
+            await sessions._rereading
+            assert sessions.is_ended(session)
+
 
 class TestAdministrators:
     async def test_are_made_by_the_operator(self, platform: Platform) -> None:
@@ -354,3 +392,31 @@ class TestAdministrators:
     async def test_need_an_address_and_a_password(self, platform: Platform, email: str, password: str) -> None:
         with pytest.raises(ValueError, match=r"address|password"):
             await create_admin(platform.settings, email, password, "Operator")
+
+
+async def test_a_table_that_cannot_be_tidied_is_reported_and_the_others_are_and_it_is_later(
+    platform: Platform,
+    member: Member,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def is_tidied(table: str) -> bool:
+        return not await database.fetchval(f"SELECT EXISTS (SELECT FROM accounts.{table})")
+
+    await login(platform, member.email, "not the right one")
+    await database.execute("UPDATE accounts.login_failures SET at = at - interval '1 day'")
+    await database.execute("UPDATE accounts.sessions SET expires_at = now() - interval '31 days'")
+    await database.execute("ALTER TABLE accounts.sessions RENAME TO sessions_away")
+    monkeypatch.setattr(building, "_TIDY_SECONDS", 0.05)
+    async with sessions_beside(platform.settings) as sessions:
+        tidying = asyncio.create_task(building._tidy(sessions, Throttle(sessions._pool, 10)))
+        try:
+            await until_said(capsys, "tidying failed")
+            await eventually(lambda: is_tidied("login_failures"))
+            await database.execute("ALTER TABLE accounts.sessions_away RENAME TO sessions")
+            await eventually(lambda: is_tidied("sessions"))
+        finally:
+            await database.execute("ALTER TABLE IF EXISTS accounts.sessions_away RENAME TO sessions")
+            tidying.cancel()
+            await asyncio.wait({tidying})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -13,7 +14,9 @@ import httpx2
 import numpy as np
 import pytest
 import pytest_asyncio
+from pydantic import BaseModel
 
+from recipes.tabular.spec import TABULAR
 from tests.api.platform import CSV, Member, Platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,6 +120,11 @@ async def test_every_wrong_parameter_is_named_at_once(member: Member, dataset: d
     }
 
 
+async def test_a_parameter_that_is_missing_is_named_with_the_others(member: Member, dataset: dict[str, Any]) -> None:
+    document = problem(await member.train(dataset["id"], parameters={"epochs": 0}), 422, "invalid")
+    assert {error["field"] for error in document["errors"]} == {"parameters.target", "parameters.epochs"}
+
+
 @pytest.mark.parametrize("epochs", [0, -1, 100_001, 1.5, "3", None, True, [3], {"n": 3}, 10**40])
 async def test_epochs_are_a_whole_number_from_1_to_100000(member: Member, dataset: dict[str, Any], epochs: Any) -> None:
     answer = await member.train(dataset["id"], parameters={"target": "kind", "epochs": epochs})
@@ -135,10 +143,31 @@ async def test_a_body_of_more_than_a_mebibyte_is_refused_by_its_length_and_by_it
     assert (await member.http.get("/api/auth/me")).status_code == 200
 
 
-async def test_parameters_that_make_a_record_too_large_are_refused(member: Member, dataset: dict[str, Any]) -> None:
-    parameters = {"target": "kind", "ignore": [f"{number:01000d}" for number in range(900)]}
-    answer = await member.train(dataset["id"], parameters=parameters)
-    assert answer.status_code in (413, 422)
+async def test_what_makes_too_large_a_record_is_refused_and_not_on_the_log(member: Member) -> None:
+    long = "x" * 250
+    dataset = await member.dataset(CSV.replace(b"width", long.encode(), 1))
+    before = (await member.http.get("/api/train/jobs")).json()
+    answer = await member.train(dataset["id"], parameters={"target": "kind", "ignore": [long] * 1200})
+    problem(answer, 413, "record_too_large")
+    assert (await member.http.get("/api/train/jobs")).json() == before
+
+
+class BoundlessParameters(BaseModel):
+    """What somebody's own recipe may take."""
+
+    anything: Any
+
+
+async def test_parameters_of_a_plugin_that_no_reader_could_hold_are_refused_and_not_on_the_log(
+    member: Member, dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boundless = dataclasses.replace(TABULAR, name="boundless", parameters=BoundlessParameters, check=lambda *_: ())
+    monkeypatch.setattr("api.training.recipes", lambda: {"boundless": boundless})
+    before = (await member.http.get("/api/train/jobs")).json()
+    deep = json.loads("[" * 100 + "]" * 100)
+    answer = await member.train(dataset["id"], recipe="boundless", parameters={"anything": deep})
+    assert "nested" in problem(answer, 422, "malformed")["detail"]
+    assert (await member.http.get("/api/train/jobs")).json() == before
 
 
 NO_IDS = ["x", "", "../../etc/passwd", "%2e%2e", "a\0b", "1' OR '1'='1", "0" * 36, "x" * 900, "٠", "{}", "null"]
@@ -291,15 +320,22 @@ async def test_names_are_no_paths_and_no_tricks(member: Member, objects: Path, n
 
 @pytest.mark.parametrize(
     ("filename", "name"),
-    [("../../etc/flowers.csv", "flowers.csv"), ("C:\\data\\flowers.csv", "flowers.csv"), ("گل.csv", "گل.csv")],
+    [
+        ("../../etc/flowers.csv", "flowers.csv"),
+        ("C:\\data\\flowers.csv", "flowers.csv"),
+        ("گل.csv", "گل.csv"),
+        ("..", "dataset"),
+        ("data/", "dataset"),
+    ],
 )
-async def test_of_a_files_name_the_last_part_is_taken(member: Member, filename: str, name: str) -> None:
+async def test_of_a_files_name_the_last_part_is_taken_if_it_is_a_name(member: Member, filename: str, name: str) -> None:
     assert (await member.upload(CSV, filename)).json()["name"] == name
 
 
 FORMS: dict[str, tuple[str, bytes, str]] = {
     "no form": ("application/json", b"{}", "malformed"),
     "no boundary": ("multipart/form-data", b"--x\r\n", "malformed"),
+    "too long a boundary": ("multipart/form-data; boundary=" + "x" * 300, b"--x\r\n", "malformed"),
     "empty": ("multipart/form-data; boundary=x", b"", "malformed"),
     "cut off": (
         "multipart/form-data; boundary=x",
@@ -326,6 +362,11 @@ FORMS: dict[str, tuple[str, bytes, str]] = {
         "multipart/form-data; boundary=x",
         b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 1000 + b"--x--\r\n",
         "malformed",
+    ),
+    "a field that is not utf-8": (
+        "multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nfl\xffwers\r\n--x--\r\n',
+        "invalid",
     ),
     "unknown field": (
         "multipart/form-data; boundary=x",
@@ -368,3 +409,18 @@ async def test_what_is_not_there_is_a_problem_too(
 ) -> None:
     async with platform.client() as http:
         problem(await http.request(method, path), status, code)
+
+
+async def test_a_mistake_of_ours_around_the_endpoints_is_a_problem_too_and_is_reported(
+    member: Member, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def mistaken(*_arguments: Any) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api.routing.handle", mistaken)
+        document = problem(await member.http.get("/api/train/status"), 500, "internal")
+    said = capsys.readouterr().err
+    assert document["id"] in said
+    assert "a mistake of ours" in said
+    problem(await member.http.get("/api/train/status"), 422, "invalid")

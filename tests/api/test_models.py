@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import jwt
 import pytest
 
@@ -118,6 +119,19 @@ async def test_a_model_whose_bytes_were_changed_is_not_handed_out(
     problem(await member.http.get("/api/models/flowers/versions/1/download"), 500, "object_missing")
     file.write_bytes(b"good weights")
     assert (await member.http.get("/api/models/flowers/versions/1/download")).status_code == 200
+
+
+async def test_an_archive_whose_file_vanishes_on_the_way_is_cut_off_and_never_looks_whole(
+    platform: Platform, member: Member, objects: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = await trained(platform, member, b"fleeting weights")
+    url = "/api/models/flowers/versions/1/download"
+    assert (await member.http.get(url)).status_code == 200  # From here on its bytes are known and not looked at first.
+    (objects / f"models/{status['job_id']}/1/model.safetensors").unlink()
+    with pytest.raises(httpx2.RemoteProtocolError):
+        await member.http.get(url)
+    assert "answer cut off" in capsys.readouterr().err
+    assert (await member.http.get("/api/models")).status_code == 200
 
 
 async def test_a_failed_job_tells_why(platform: Platform, member: Member, objects: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from adapters.settings import Settings
+from api import document
 from api.app import run
-from tests.api.platform import CSV, eventually, initialise, serving, settings_for
+from tests.api.platform import CSV, eventually, initialise, serving, settings_for, until_said
 from tests.servers import Servers
 
 
@@ -38,6 +41,25 @@ async def test_it_stops_also_while_it_waits_for_a_database(settings: Settings) -
         await asyncio.sleep(0)
         stop.set()
         await running
+
+
+async def test_it_waits_for_a_log_that_is_away_and_lets_go_of_every_client_that_could_not_connect(
+    settings: Settings, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    away = settings.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
+    stop = asyncio.Event()
+    running = asyncio.create_task(run(settings.model_copy(update={"kafka": away}), stop))
+    said = await until_said(capsys, '"waiting"')
+    stop.set()
+    await running
+    assert '"what": "log", "reason": "KafkaConnectionError"' in said
+    gc.collect()
+    assert "Unclosed" not in caplog.text
+
+
+def test_a_source_tree_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "installed_version", lambda _name: installed_version("no-such-package"))
+    assert document.version.__wrapped__() == "0"
 
 
 async def test_what_is_under_way_is_finished_before_it_stops(settings: Settings, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from api.listener import Listener
 from api.verdicts import Verdict, Verdicts
 from api.versions import home
 from projections import announcements
+from tests.api.platform import until_said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,3 +105,28 @@ async def test_everybody_who_waits_for_one_id_gets_it(verdicts: Verdicts, databa
     with verdicts.expected(WORKSPACE, "e") as first, verdicts.expected(WORKSPACE, "e") as second:
         await commit(database, 40, announcements.verdicts(PARTITION, 40, [row("e")]))
         assert await soon(first) == await soon(second)
+
+
+async def test_a_notification_that_nobody_can_read_is_reported_and_the_next_ones_are_heard(
+    verdicts: Verdicts, database: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with verdicts.expected(WORKSPACE, "f") as awaited:
+        for channel in (announcements.VERDICTS, announcements.COMMITS):
+            await database.execute("SELECT pg_notify($1, 'nonsense')", channel)
+        await commit(database, 50, announcements.verdicts(PARTITION, 50, [row("f")]))
+        assert (await soon(awaited)).requesthash == "told"
+    assert capsys.readouterr().err.count("a notification could not be handled") == 2
+
+
+async def test_a_table_that_cannot_be_read_is_reported_and_verdicts_come_once_it_can(
+    verdicts: Verdicts, database: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await database.execute(_STORE, WORKSPACE, "g", PARTITION)
+    await database.execute("ALTER TABLE log.requests RENAME TO requests_away")
+    try:
+        with verdicts.expected(WORKSPACE, "g") as awaited:
+            await until_said(capsys, "verdicts could not be read")
+            await database.execute("ALTER TABLE log.requests_away RENAME TO requests")
+            assert (await soon(awaited)).requesthash == "stored"
+    finally:
+        await database.execute("ALTER TABLE IF EXISTS log.requests_away RENAME TO requests")

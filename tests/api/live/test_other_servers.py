@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 import uvloop
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidStatus
 
 from adapters.settings import ApiSettings, Settings
 from tests.api.live.conftest import DEADLINE, Server
@@ -40,6 +42,25 @@ async def _tell_and_be_too_slow(**options: str) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.live.connection.SLOW_SECONDS", 0.5)
+
+
+class WithoutRefusals(WebSocketsSansIOProtocol):
+    """A server that cannot send an answer of ours in place of the handshake."""
+
+    async def run_asgi(self) -> None:
+        self.scope["extensions"] = {}
+        await super().run_asgi()
+
+
+async def test_without_refusals_of_our_own_the_servers_own_is_sent_and_nobody_comes_in() -> None:
+    async with Server(Settings()).serving(ws=WithoutRefusals) as server:
+        with pytest.raises(InvalidStatus) as refused:
+            async with server.client("wrong"):
+                pass
+        assert refused.value.response.status_code == 403
+        async with server.client() as client:
+            await client.say(type="ping")
+            assert await client.hear() == {"type": "pong"}
 
 
 @pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])

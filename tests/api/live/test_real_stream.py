@@ -14,9 +14,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from adapters.kafka import producer, topic_name
 from schemas import telemetry
-from schemas.topics import TELEMETRY
+from schemas.facts import POSITION_HEADER
+from schemas.topics import FACTS, TELEMETRY
 from tests.api.live.real import Worker, assert_whole, socket_of, ticket_of, until_epoch, workspace_of
-from tests.api.platform import Member, Platform
+from tests.api.platform import Member, Platform, eventually, until_said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -119,6 +120,62 @@ async def test_a_logout_closes_the_sockets_of_that_session_and_kills_its_tickets
     assert (await member.http.post("/api/ws/ticket")).status_code == 401
 
 
+async def test_sockets_of_a_session_that_ended_unheard_are_closed_though_that_could_not_be_read_at_first(
+    platform: Platform, member: Member, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = await asyncpg.connect(platform.settings.database.url.get_secret_value())
+    try:
+        async with socket_of(platform, member) as client:
+            await client.say(type="ping")
+            await client.hear()
+            await connection.execute(
+                "UPDATE accounts.sessions SET ended_at = now() WHERE user_id = $1", member.user["id"]
+            )
+            await connection.execute("ALTER TABLE accounts.sessions RENAME TO sessions_away")
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'ravand-api-listener' AND datname = current_database()"
+            )
+            await until_said(capsys, "ended sessions could not be read")
+            await connection.execute("ALTER TABLE accounts.sessions_away RENAME TO sessions")
+            with pytest.raises(ConnectionClosed) as ended:
+                await client.hear()
+            assert ended.value.rcvd is not None
+            assert ended.value.rcvd.code == 4401
+    finally:
+        await connection.execute("ALTER TABLE IF EXISTS accounts.sessions_away RENAME TO sessions")
+        await connection.close()
+
+
+async def test_facts_that_nobody_can_read_are_passed_over_and_the_job_is_told_all_the_same(
+    platform: Platform, member: Member, worker: Worker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def is_followed() -> bool:
+        return (await member.http.get("/api/health/ready")).status_code == 200
+
+    sender = producer(platform.settings.kafka)
+    await sender.start()
+    try:
+        async with socket_of(platform, member) as client:
+            await client.say(type="subscribe_job", job_id=worker.job_id, since=0)
+            assert (await client.hear())["type"] == "subscribed"
+            await eventually(is_followed, 30)
+            await sender.send_and_wait(
+                topic_name(platform.settings.kafka, FACTS),
+                b"no fact",
+                key=worker.workspace.encode(),
+                headers=[(POSITION_HEADER, b"nowhere")],
+            )
+            said = await until_said(capsys, "fact_undecodable")
+            await worker.epochs(2)
+            heard: list[dict[str, object]] = []
+            await until_epoch(client, 2, heard)
+            assert_whole(heard)
+    finally:
+        await sender.stop()
+    assert "relay_part_failed" not in said + capsys.readouterr().err
+
+
 async def status_of(platform: Platform, ticket: str) -> int:
     """How a socket with that ticket is refused."""
     from websockets.asyncio.client import connect
@@ -179,7 +236,11 @@ class TestTickets:
         assert await status_of(platform, "x" * 43) == 401
 
 
-async def test_measurements_reach_the_socket(platform: Platform, member: Member, worker: Worker) -> None:
+async def test_measurements_reach_the_socket_and_what_is_none_is_passed_over(
+    platform: Platform, member: Member, worker: Worker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topic, key = topic_name(platform.settings.kafka, TELEMETRY), worker.job_id.encode()
+    common: dict[str, Any] = {"workspace": worker.workspace, "job_id": worker.job_id, "attempt": 1, "at": 1}
     async with socket_of(platform, member) as client:
         await client.say(type="subscribe_job", job_id=worker.job_id, lines=True)
         await client.hear()
@@ -190,23 +251,25 @@ async def test_measurements_reach_the_socket(platform: Platform, member: Member,
             sequence = 0
             # The tail begins at the end, when somebody listens: what was measured before that is not told.
             while not {"metrics", "lines"} <= {str(message["type"]) for message in heard}:
-                common: dict[str, Any] = {"workspace": worker.workspace, "job_id": worker.job_id, "attempt": 1, "at": 1}
                 for measured in (
                     telemetry.StepMetrics(sequence=sequence, epoch=1, step=sequence, metrics={"loss": 0.5}, **common),
                     telemetry.LogLines(sequence=sequence + 1, lines=(("stdout", "hello"),), **common),
                 ):
-                    await sender.send_and_wait(
-                        topic_name(platform.settings.kafka, TELEMETRY),
-                        telemetry.encode(measured),
-                        key=worker.job_id.encode(),
-                    )
+                    await sender.send_and_wait(topic, telemetry.encode(measured), key=key)
                 sequence += 2
                 try:
                     heard.append(await client.hear(0.5))
                 except TimeoutError:
                     continue
+            # It is followed now: what is none comes to the same reader, before the one that is.
+            await sender.send_and_wait(topic, b"no measurement", key=key)
+            last = telemetry.LogLines(sequence=sequence, lines=(("stdout", "and goodbye"),), **common)
+            await sender.send_and_wait(topic, telemetry.encode(last), key=key)
+            while heard[-1].get("lines") != [["stdout", "and goodbye"]]:
+                heard.append(await client.hear())
         finally:
             await sender.stop()
+        assert "relay_part_failed" not in capsys.readouterr().err
         told = {str(message["type"]): message for message in heard}
         assert told["metrics"]["metrics"] == {"loss": 0.5}
-        assert told["lines"]["lines"] == [["stdout", "hello"]]
+        assert told["lines"]["lines"] == [["stdout", "and goodbye"]]

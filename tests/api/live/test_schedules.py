@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from adapters.kafka import partition_of
+from api.live import relay
 from api.live.connection import Connection
 from api.live.hub import Hub
 from schemas.topics import EVENTS
@@ -210,3 +211,25 @@ async def _play(seed: int, steps: int) -> None:
 def test_every_client_sees_the_exact_sequence_under_any_schedule(block: int) -> None:
     for seed in range(block * 12, block * 12 + 12):
         run(_play(seed, 250))
+
+
+def test_a_part_that_fails_by_a_mistake_of_ours_is_reported_and_started_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def play() -> int:
+        again, starts = asyncio.Event(), 0
+
+        async def mistaken() -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 1:
+                raise RuntimeError("a mistake of ours")
+            again.set()
+
+        running = asyncio.create_task(relay._forever("relay facts", mistaken))
+        await again.wait()
+        running.cancel()
+        return starts
+
+    assert run(play()) == 2
+    assert '"relay_part_failed", "part": "relay facts"' in capsys.readouterr().err
