@@ -9,10 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import asyncpg
+import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from structlog.testing import CapturingLogger
 
 from adapters.kafka import consumer, partition_of, producer, topic_name
 from adapters.settings import Settings
@@ -35,6 +38,27 @@ async def until(condition: Callable[[], Awaitable[Any]], deadline: float = DEADL
     async with asyncio.timeout(deadline):
         while not (found := await condition()):  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.02)
+        return found
+
+
+class Said:
+    """What a module logs from now on, also where something else in this process has set up logging already."""
+
+    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._logger = CapturingLogger()
+        monkeypatch.setattr(module, "log", self._logger)
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The details of each line that says this."""
+        return [line.kwargs for line in self._logger.calls if line.args == (event,)]
+
+    async def until(self, event: str) -> list[dict[str, Any]]:
+        """The same, once there is one."""
+
+        async def said() -> list[dict[str, Any]]:
+            return self.of(event)
+
+        found: list[dict[str, Any]] = await until(said)
         return found
 
 
