@@ -14,8 +14,9 @@ from typing import Any, Self
 
 import asyncpg
 import pytest
+import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from structlog.testing import CapturingLogger
+from structlog.testing import LogCapture
 
 from adapters.kafka import consumer, partition_of, producer, topic_name
 from adapters.settings import Settings
@@ -45,12 +46,13 @@ class Said:
     """What a module logs from now on, also where something else in this process has set up logging already."""
 
     def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._logger = CapturingLogger()
-        monkeypatch.setattr(module, "log", self._logger)
+        self._lines = LogCapture()
+        every = structlog.make_filtering_bound_logger(0)
+        monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[self._lines], wrapper_class=every))
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """The details of each line that says this."""
-        return [line.kwargs for line in self._logger.calls if line.args == (event,)]
+        return [dict(line) for line in self._lines.entries if line["event"] == event]
 
     async def until(self, event: str) -> list[dict[str, Any]]:
         """The same, once there is one."""
