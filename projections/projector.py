@@ -173,7 +173,14 @@ class Projector:
             try:
                 task.result()
             except PartitionStopped as stopped:
-                log.error("partition_stopped", partition=number, offset=stopped.offset, record=stopped.id)
+                why = stopped.__cause__
+                log.error(
+                    "partition_stopped",
+                    partition=number,
+                    offset=stopped.offset,
+                    record=stopped.id,
+                    error=f"{type(why).__name__}: {why}",
+                )
                 self._broken.add(number)
             await ownership.let_go(number)
 

@@ -186,6 +186,7 @@ async def test_a_partition_that_this_build_cannot_judge_stops_alone_and_a_mended
         await until(all_but_one)
         [stopped] = await said.until("partition_stopped")
         assert (stopped["partition"], stopped["offset"]) == (in_log.partition, in_log.offset)
+        assert stopped["error"] == "ZeroDivisionError: planted"
         assert len(judging_said.of("judging_failed")) == 1
         compare(
             fold_of(
