@@ -36,6 +36,8 @@ GOES_BY_ITSELF = 1.0
 DIES_IN = 10.0
 """How long a killed process may take to be gone, and its device free."""
 USAGE_SECONDS = 2.0
+TOLD_IN = 2.0
+"""How long after the table has shown the end that we reported we may be told that it arrived."""
 
 
 class Attempt:
@@ -59,6 +61,7 @@ class Attempt:
         self._janitor = CheckpointJanitor(around.store, job.id)
         self._reports = ChildReports(number, around.worker, job.spec.epochs, self._records, self._measurements)
         self._child: Child | None = None
+        self._scratch: Path | None = None
         self._claimed_at: float | None = None
         """When the claim was acknowledged; None until then."""
         self._giving_up = asyncio.Event()
@@ -153,7 +156,7 @@ class Attempt:
             await asyncio.wait({working, over}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and self._ending is not None:
                 # The table shows the end that we have just reported before we are told that it arrived.
-                await asyncio.wait({working}, timeout=2)
+                await asyncio.wait({working}, timeout=TOLD_IN)
             if working.done():
                 working.result()
             else:
@@ -162,7 +165,7 @@ class Attempt:
             for task in (working, over, giving_up, *self._tasks):
                 task.cancel()
             await asyncio.gather(working, over, giving_up, *self._tasks, return_exceptions=True)
-            await self._release_child()
+            await self._release()
 
     async def _work(self, granted: bool) -> None:
         self._spawn(self._records.run())
@@ -170,12 +173,11 @@ class Attempt:
             saved = await newest_present(self._around.store, self._job) if self._job.checkpoints else None
             self.start = saved.checkpoint if saved is not None else None
             self._spawn(self._claim())
-        scratch = new_scratch(self._around.state)
+        self._scratch = new_scratch(self._around.state)
         try:
-            await self._end(await self._train(scratch))
+            await self._end(await self._train(self._scratch))
         finally:
-            await self._release_child()
-            await asyncio.to_thread(remove_scratch, scratch)
+            await self._release()
         if self.number > 1:
             # The holder before us may have been alive for a while, and saving, after it was given up on.
             await self._janitor.sweep(self._job)
@@ -299,11 +301,17 @@ class Attempt:
                 self._measurements.usage(sample)
             await asyncio.sleep(USAGE_SECONDS)
 
-    async def _release_child(self) -> None:
-        """The device is free when this returns: whatever the child still did, it is killed."""
-        child, self._child = self._child, None
-        if child is None:
-            return
+    async def _release(self) -> None:
+        """The device and the disk are free when this returns. Where it is cancelled it has to be called again."""
+        if self._child is not None:
+            await self._end_child(self._child)
+            self._child = None
+        if self._scratch is not None:
+            await asyncio.to_thread(remove_scratch, self._scratch)
+            self._scratch = None
+
+    async def _end_child(self, child: Child) -> None:
+        """Whatever it still does, it is killed."""
         self._around.note.remove()
         if self._ending is not None:
             # It has said its last word, as a rule, and goes by itself.

@@ -53,6 +53,20 @@ class NoneAtFirst(ScriptedChildren):
         return await super().take()
 
 
+class BrokenAtFirst(ScriptedChildren):
+    """The first time that one is asked for, it meets a mistake of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = False
+
+    async def take(self) -> ScriptedChild:
+        if not self.asked:
+            self.asked = True
+            raise ZeroDivisionError("planted")
+        return await super().take()
+
+
 class Hanging(ScriptedChild):
     """Stuck in the kernel, as with a disk or a GPU that does not answer: no signal ends it."""
 
@@ -405,6 +419,44 @@ class TestTroubleOfTheMachine:
                 await scene.until(job_id, Status.COMPLETED)
         assert projector.records(job_id, AttemptLost) == []
         assert [line for line in logged if line.get("exc_info")] == []
+
+    async def test_a_mistake_of_ours_ends_the_attempt_and_not_the_worker(
+        self, installation: Installation, projector: SmallProjector
+    ) -> None:
+        children = BrokenAtFirst()
+        settings = installation.settings.model_copy(update={"worker": WorkerSettings(lease_seconds=1)})
+        made = Worker(settings, children)
+        with capture_logs() as logged:
+            async with working(made):
+                scene = Scene(installation, projector, made, children)
+                job_id = await scene.job()
+                child = await children.until_taken(1)
+                await asyncio.wait_for(child.going.wait(), 60)
+                child.finishes(2)
+                await scene.until(job_id, Status.COMPLETED)
+        [told] = [line for line in logged if line["event"] == "an attempt failed in the worker itself"]
+        assert (told["job"], told["exc_info"]) == (job_id, True)
+
+    async def test_a_child_that_lives_on_when_its_end_shows_is_killed_and_its_files_are_removed(
+        self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers.attempt, "TOLD_IN", 0.1)  # The end shows while the child is still waited for.
+        children = ScriptedChildren()
+        made = Worker(installation.settings.model_copy(update={"state": installation.folder}), children)
+        async with working(made):
+            scene = Scene(installation, projector, made, children)
+            job_id = await scene.job()
+            child = await children.until_taken(1)
+            await asyncio.wait_for(child.going.wait(), 60)
+            child.says(EpochDone(epoch=1, metrics={"loss": 1.0}, seconds=0.1))
+            child.says(EpochDone(epoch=2, metrics={"loss": 1.0}, seconds=0.1))
+            child.says(ModelWritten(last_epoch=2, files=(), metrics={}))
+            await scene.until(job_id, Status.COMPLETED)
+            await scene.job()
+            await children.until_taken(2)
+            assert child.was_killed
+            [scratch] = (installation.folder / "scratch").iterdir()
+            assert str(scratch) == next(m.scratch for m in children.taken[1].heard if isinstance(m, Train))
 
 
 class TestLeaving:
