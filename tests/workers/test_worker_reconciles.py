@@ -35,7 +35,7 @@ from schemas.topics import EVENTS, HEARTBEATS, JOBS
 from tests.workers.installation import LEASE, Installation
 from tests.workers.scripted_children import ScriptedChild, ScriptedChildren
 from tests.workers.small_projector import SmallProjector
-from workers.child_messages import EpochDone, Go, ModelWritten, Train
+from workers.child_messages import EpochDone, Go, ModelWritten, ToChild, Train
 from workers.worker import Worker
 
 
@@ -53,20 +53,6 @@ class NoneAtFirst(ScriptedChildren):
         return await super().take()
 
 
-class BrokenAtFirst(ScriptedChildren):
-    """The first time that one is asked for, it meets a mistake of ours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = False
-
-    async def take(self) -> ScriptedChild:
-        if not self.asked:
-            self.asked = True
-            raise ZeroDivisionError("planted")
-        return await super().take()
-
-
 class Hanging(ScriptedChild):
     """Stuck in the kernel, as with a disk or a GPU that does not answer: no signal ends it."""
 
@@ -79,6 +65,23 @@ class HangingAtFirst(ScriptedChildren):
         child = await super().take()
         if len(self.taken) == 1:
             child = self.taken[0] = Hanging()
+        return child
+
+
+class Broken(ScriptedChild):
+    """Told to train, it meets a mistake of ours."""
+
+    async def send(self, message: ToChild) -> None:
+        if isinstance(message, Go):
+            raise ZeroDivisionError("planted")
+        await super().send(message)
+
+
+class BrokenAtFirst(ScriptedChildren):
+    async def take(self) -> ScriptedChild:
+        child = await super().take()
+        if len(self.taken) == 1:
+            child = self.taken[0] = Broken()
         return child
 
 
@@ -420,22 +423,24 @@ class TestTroubleOfTheMachine:
         assert projector.records(job_id, AttemptLost) == []
         assert [line for line in logged if line.get("exc_info")] == []
 
-    async def test_a_mistake_of_ours_ends_the_attempt_and_not_the_worker(
+    async def test_a_mistake_of_ours_costs_an_attempt_and_not_the_worker(
         self, installation: Installation, projector: SmallProjector
     ) -> None:
         children = BrokenAtFirst()
-        settings = installation.settings.model_copy(update={"worker": WorkerSettings(lease_seconds=1)})
-        made = Worker(settings, children)
+        made = Worker(installation.settings, children)
         with capture_logs() as logged:
             async with working(made):
                 scene = Scene(installation, projector, made, children)
                 job_id = await scene.job()
-                child = await children.until_taken(1)
+                child = await children.until_taken(2)
                 await asyncio.wait_for(child.going.wait(), 60)
                 child.finishes(2)
                 await scene.until(job_id, Status.COMPLETED)
         [told] = [line for line in logged if line["event"] == "an attempt failed in the worker itself"]
         assert (told["job"], told["exc_info"]) == (job_id, True)
+        (lost,) = projector.records(job_id, AttemptLost)
+        assert (lost.attempt, lost.reason) == (1, "released")
+        assert children.taken[0].was_killed
 
     async def test_a_child_that_lives_on_when_its_end_shows_is_killed_and_its_files_are_removed(
         self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
