@@ -114,7 +114,8 @@ class Flow:
         progress, budget = self.progress, self.common.budget
         # By our own clock, and not by the time in the answer: that of the day may be set.
         heard, answer = time.monotonic(), 0
-        while not self.stop.is_set():
+        stands_before_it = False
+        while not (self.stop.is_set() or stands_before_it):
             await self._none_waits.wait()
             # In a backlog partitions take turns before they read, so that what waits is on the broker, not in memory.
             turn = FETCH_BYTES if (progress.end or 0) - progress.position > _BEHIND else 0
@@ -126,10 +127,9 @@ class Flow:
             if self.reader.reconnected():
                 raise Reconnected
             progress.end = self.reader.highwater()
-            if (halt := self.halt) is not None and records:
+            if (halt := self.halt) is not None:
+                stands_before_it = any(record.offset >= halt for record in records)
                 records = [record for record in records if record.offset < halt]
-                if not records:
-                    break
             shown = await self._to_show()
             if (newest := self.reader.last_answer_ms()) != answer:
                 heard, answer = time.monotonic(), newest

@@ -149,7 +149,7 @@ class JobsTable:
             try:
                 job_id = record.key.decode()
                 version, workspace = int(headers[VERSION_HEADER]), headers[WORKSPACE_HEADER].decode()
-            except (KeyError, ValueError, AttributeError):
+            except (KeyError, TypeError, ValueError, AttributeError):
                 log.warning("strange_row", partition=record.partition, offset=record.offset)
                 continue
             seen = self._open.get(job_id) or self._over.get(job_id)

@@ -89,11 +89,11 @@ class Partition:
         common = self._common
         cursor = await _stored_cursor(common.pool, self.number)
         position, rules = cursor["next_offset"], cursor["rules"]
+        self.progress.position = self.progress.committed = position
         if rules > KNOWN_RULES:
             raise PartitionStopped(self.number, position, "") from NewerRules(
                 f"rule set {rules} is in force; this build knows up to {KNOWN_RULES}"
             )
-        self.progress.position = self.progress.committed = position
         reader = PartitionReader(common.kafka, EVENTS, self.number)
         try:
             await reader.start()

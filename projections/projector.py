@@ -62,7 +62,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await projector.run()
     finally:
         await producers.close()
-        await _close(pool)
+        pool.terminate()
         log.info("projector_stopped")
 
 
@@ -86,14 +86,6 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
-
-
-async def _close(pool: asyncpg.Pool) -> None:
-    try:
-        async with asyncio.timeout(_PAUSE_SECONDS):
-            await pool.close()
-    except TimeoutError:
-        pool.terminate()
 
 
 class Projector:
@@ -134,7 +126,7 @@ class Projector:
         finally:
             following.cancel()
             await self._end(list(self._running))
-            await asyncio.gather(following, return_exceptions=True)
+            await asyncio.wait({following}, timeout=_PAUSE_SECONDS)
 
     def _show(self, jobs: Iterable[JobKey]) -> None:
         """Have the rows of these jobs published again, of those whose partition is ours."""
@@ -181,7 +173,14 @@ class Projector:
             try:
                 task.result()
             except PartitionStopped as stopped:
-                log.error("partition_stopped", partition=number, offset=stopped.offset, record=stopped.id)
+                why = stopped.__cause__
+                log.error(
+                    "partition_stopped",
+                    partition=number,
+                    offset=stopped.offset,
+                    record=stopped.id,
+                    error=f"{type(why).__name__}: {why}",
+                )
                 self._broken.add(number)
             await ownership.let_go(number)
 
@@ -192,7 +191,11 @@ class Projector:
             partition.stop()
         tasks = [task for _, task in ending]
         if tasks:
-            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+            _, late = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+            if late and self._stop.is_set():
+                # Cancelled, asyncpg would ask the server to give up as well: one that is frozen never answers that either.
+                self._common.pool.terminate()
+                await asyncio.wait(late, timeout=_PAUSE_SECONDS)
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import asyncpg
@@ -66,21 +66,7 @@ def rows(values: Iterable[bytes | None]) -> tuple[dict[type[AnyTelemetry], list[
     return sorted_out, poison
 
 
-async def write(pool: asyncpg.Pool, batch: dict[type[AnyTelemetry], list[Row]]) -> int:
-    """Store what is not stored yet; how many rows no column can hold. Raises what `is_outage` knows."""
-    unfit = 0
+async def write(pool: asyncpg.Pool, batch: dict[type[AnyTelemetry], list[Row]]) -> None:
+    """Store what is not stored yet. Whatever `row` accepts has room in its columns. Raises what `is_outage` knows."""
     for kind, made in batch.items():
-        unfit += await _insert(pool, _INSERTS[kind], made)
-    return unfit
-
-
-async def _insert(pool: asyncpg.Pool, statement: str, made: Sequence[Row]) -> int:
-    try:
-        await pool.execute(statement, *zip(*made, strict=True))
-    except (asyncpg.DataError, ValueError):
-        # A number that is too large for its column: halve until it stands alone, so that the others are kept.
-        if len(made) == 1:
-            return 1
-        middle = len(made) // 2
-        return await _insert(pool, statement, made[:middle]) + await _insert(pool, statement, made[middle:])
-    return 0
+        await pool.execute(_INSERTS[kind], *zip(*made, strict=True))

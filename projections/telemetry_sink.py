@@ -85,7 +85,7 @@ class Sink:
         pause = _FIRST_PAUSE
         while True:
             try:
-                skipped += await write(self._pool, batch)
+                await write(self._pool, batch)
                 break
             except Exception as error:
                 if not is_outage(error):

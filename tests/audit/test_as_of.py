@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -15,8 +17,9 @@ from domain.events import EpochCompleted
 from domain.history import chain
 from domain.workspace import Dataset, Effect, Model, Workspace, judge
 from projections import as_of, snapshots
-from schemas.envelope import decode
+from schemas.envelope import UndecodableRecord, decode
 from tests.audit.judged import NOON, STEP_MS, store
+from tests.projections.platform import Said, until
 from tests.projections.records import stream
 
 SEEDS = range(2)
@@ -201,6 +204,29 @@ async def test_another_workspace_has_none_of_it(pool: asyncpg.Pool) -> None:
     mine = await pool.fetch("SELECT job_id FROM read.jobs WHERE workspace = 'red'")
     for row in mine:
         assert await as_of.job(pool, "blue", row["job_id"], 10) is None
+
+
+async def test_snapshots_are_kept_again_after_the_database_was_away_and_after_a_row_was_broken(
+    pool: asyncpg.Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "EVERY", 3)
+    monkeypatch.setattr(snapshots, "_SECONDS", 0.05)
+    monkeypatch.setattr(snapshots, "_BROKEN_SECONDS", 0.05)
+    said, stop, database = Said(snapshots, monkeypatch), asyncio.Event(), urlsplit(database_url).path[1:]
+    await store(pool, stream(4, ["red"], 60))
+    await pool.execute("UPDATE log.journal SET value = 'broken ' || value WHERE version = 20")
+    await pool.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=1) as keeper:
+        keeping = asyncio.create_task(snapshots.keep(keeper, stop))
+        [away, *_] = await said.until("postgres_is_away")
+        assert "TooManyConnections" in away["error"]
+        await pool.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
+        [broken, *_] = await said.until("snapshots_not_kept")
+        assert isinstance(broken["exc_info"], UndecodableRecord)
+        await pool.execute("UPDATE log.journal SET value = substr(value, 8) WHERE version = 20")
+        await until(lambda: pool.fetchval("SELECT count(*) FROM audit.job_states"))
+        stop.set()
+        await keeping
 
 
 @pytest.mark.parametrize(

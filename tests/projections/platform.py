@@ -9,10 +9,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import asyncpg
+import pytest
+import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
+from structlog.testing import LogCapture
 
 from adapters.kafka import consumer, partition_of, producer, topic_name
 from adapters.settings import Settings
@@ -35,6 +39,28 @@ async def until(condition: Callable[[], Awaitable[Any]], deadline: float = DEADL
     async with asyncio.timeout(deadline):
         while not (found := await condition()):  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.02)
+        return found
+
+
+class Said:
+    """What a module logs from now on, also where something else in this process has set up logging already."""
+
+    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._lines = LogCapture()
+        every = structlog.make_filtering_bound_logger(0)
+        monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[self._lines], wrapper_class=every))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The details of each line that says this."""
+        return [dict(line) for line in self._lines.entries if line["event"] == event]
+
+    async def until(self, event: str) -> list[dict[str, Any]]:
+        """The same, once there is one."""
+
+        async def said() -> list[dict[str, Any]]:
+            return self.of(event)
+
+        found: list[dict[str, Any]] = await until(said)
         return found
 
 

@@ -7,24 +7,27 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaTimeoutError
 from pydantic import SecretStr
 
 from adapters.kafka import client_options, topic_name
 from adapters.settings import Settings
 from domain import workspace
-from projections import flow, judging, log_check
+from projections import flow, jobs_table, judging, log_check, partition, trouble
 from projections import projector as projector_module
 from projections.kafka_clients import PartitionReader
 from projections.log_check import LogDiverged, complete
 from projections.ownership import Ownership
 from schemas.facts import VERSION_HEADER, WORKSPACE_HEADER
 from schemas.topics import EVENTS, FACTS, JOBS, Topic
+from storm.proxy import Proxy
 from tests.projections.fold import compare, fold_of, published_facts, stored
-from tests.projections.platform import DEADLINE, Log, project, projecting, projector_process, until
+from tests.projections.platform import DEADLINE, Log, Said, project, projecting, projector_process, until
 from tests.projections.records import Written, one_job, stream
 from tests.projections.test_projector import check_everything, wrong_rows_of_the_table
 from tests.projections.wire import CuttingProxy
@@ -58,6 +61,45 @@ async def test_killed_at_any_moment_under_load_it_loses_and_doubles_nothing(log:
     async with projecting(log.settings):
         await until(rows_are_repaired)
     await check_everything(log)
+
+
+async def test_a_database_that_is_away_when_it_starts_or_frozen_when_it_ends_is_no_reason_to_hang(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, proxy = Said(trouble, monkeypatch), Proxy()
+    await proxy.start()
+    url = log.settings.database.url
+    through = log.settings.model_copy(deep=True)
+    server = urlsplit(url.get_secret_value())
+    assert server.hostname is not None
+    assert server.port is not None
+    address = f"{server.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}"
+    through.database.url = SecretStr(urlunsplit(server._replace(netloc=address, query="sslmode=disable")))
+    monkeypatch.setattr(projector_module, "_STOP_SECONDS", 0.1)
+    monkeypatch.setattr(projector_module, "_TICK_SECONDS", DEADLINE)  # So that its own session has nothing to ask.
+    await log.write(one_job("team"))
+    async with projecting(through):
+        await said.until("waiting_for_servers")
+        proxy.target = server.hostname, server.port
+        await log.stored_to_the_end()
+        async with log.database.transaction():
+            await log.database.execute("LOCK TABLE log.journal IN ACCESS EXCLUSIVE MODE")
+            await log.write(one_job("team"))
+            await until(lambda: _waits_for_a_lock(log))
+            proxy.requests.clear()
+            proxy.replies.clear()
+    await proxy.stop()
+    monkeypatch.undo()
+    await project(log)
+    await check_everything(log)
+
+
+async def _waits_for_a_lock(log: Log) -> bool:
+    return bool(
+        await log.database.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
 
 
 @pytest.mark.parametrize("when", ["before the commit", "before its answer"])
@@ -130,6 +172,7 @@ async def test_a_partition_that_this_build_cannot_judge_stops_alone_and_a_mended
         return verdict
 
     monkeypatch.setattr(judging, "judge", buggy)
+    said, judging_said = Said(projector_module, monkeypatch), Said(partition, monkeypatch)
     await log.write(records)
     ends = await log.ends(EVENTS)
     in_log = next(record for record in await log.read(EVENTS) if record.value == planted.value)
@@ -142,6 +185,10 @@ async def test_a_partition_that_this_build_cannot_judge_stops_alone_and_a_mended
             return found == {**ends, in_log.partition: in_log.offset}
 
         await until(all_but_one)
+        [stopped] = await said.until("partition_stopped")
+        assert (stopped["partition"], stopped["offset"]) == (in_log.partition, in_log.offset)
+        assert stopped["error"] == "ZeroDivisionError: planted"
+        assert len(judging_said.of("judging_failed")) == 1
         compare(
             fold_of(
                 record
@@ -155,7 +202,19 @@ async def test_a_partition_that_this_build_cannot_judge_stops_alone_and_a_mended
     await check_everything(log)
 
 
-async def test_a_late_row_of_somebody_suspended_is_put_right(log: Log) -> None:
+STRANGE_ROWS = [
+    Written(b"job", b"{}"),
+    Written(b"\xff", b"{}", ((VERSION_HEADER, b"1"), (WORKSPACE_HEADER, b"team"))),
+    Written(b"job", b"{}", ((VERSION_HEADER, b"first"), (WORKSPACE_HEADER, b"team"))),
+    Written(b"job", b"{}", ((VERSION_HEADER, None), (WORKSPACE_HEADER, b"team"))),
+    Written(b"job", b"{}", ((VERSION_HEADER, b"1"), (WORKSPACE_HEADER, None))),
+]
+
+
+async def test_a_late_row_of_somebody_suspended_is_put_right_also_among_rows_that_nobody_can_read(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Said(jobs_table, monkeypatch)
     [*begun, _end] = one_job("team", epochs=3)
     await log.write(begun[:3])
     async with projecting(log.settings):
@@ -163,13 +222,19 @@ async def test_a_late_row_of_somebody_suspended_is_put_right(log: Log) -> None:
         old = (await until(lambda: _rows(log, b'"epoch":0')))[-1]
         await log.write(begun[3:])
         new = (await until(lambda: _rows(log, b'"epoch":3')))[-1]
+        for strange in STRANGE_ROWS:
+            await _publish(log, JOBS, new.partition, strange)
         await _publish(log, JOBS, new.partition, Written(new.key, old.value, tuple(old.headers)))
+        late = new.offset + len(STRANGE_ROWS) + 1
 
         async def put_right() -> bool:
             *_, last = await log.read(JOBS, [new.partition])
-            return bool(last.value == new.value and last.offset > new.offset + 1)
+            return bool(last.value == new.value and last.offset > late)
 
         await until(put_right)
+    told = said.of("strange_row")
+    assert [line["offset"] for line in told] == list(range(new.offset + 1, late))
+    assert {line["partition"] for line in told} == {new.partition}
 
 
 async def _rows(log: Log, last: bytes) -> list[Any] | None:
@@ -208,6 +273,38 @@ async def test_facts_that_the_broker_lost_are_published_again_from_the_journal(l
     after = await published_facts(await log.read(FACTS))
     assert before.items() <= after.items()
     await check_everything(log)
+
+
+async def test_what_the_broker_refuses_to_take_is_published_once_it_takes_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Said(trouble, monkeypatch)
+    async with projecting(log.settings):
+        await _limit(log, FACTS, "100")
+
+        async def refused() -> list[dict[str, Any]]:
+            await log.write(one_job("team", epochs=1))  # The broker may not have heard of its new limit yet.
+            return said.of("kafka_is_away")
+
+        [told] = await until(refused)
+        assert "MessageSizeTooLarge" in told["error"]
+        await _limit(log, FACTS, str(2**20))
+
+        expected = fold_of(await log.read(EVENTS))["facts"]
+
+        async def published() -> bool:
+            return await published_facts(await log.read(FACTS)) == expected
+
+        await until(published)
+        await log.stored_to_the_end()
+    await check_everything(log)
+
+
+async def _limit(log: Log, topic: Topic, most: str) -> None:
+    """How long a batch of this topic may be."""
+    name, config = topic_name(log.settings.kafka, topic), {**topic.config, "max.message.bytes": most}
+    async with _admin(log.settings) as admin:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
 
 
 class TestALogThatIsNotWhatTheJournalSays:

@@ -7,17 +7,21 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+import asyncpg
 import msgspec
+import pytest
 from pydantic import SecretStr
 
 from adapters.kafka import topic_name
 from adapters.postgres import create_pool
 from adapters.settings import Settings
 from projections import telemetry_sink
+from projections.telemetry_rows import rows, write
 from schemas.telemetry import AnyTelemetry, LogLines, ResourceSample, StepMetrics, encode
 from schemas.topics import TELEMETRY
-from tests.projections.platform import DEADLINE, Log, until
+from tests.projections.platform import DEADLINE, Log, Said, until
 
 
 @contextlib.asynccontextmanager
@@ -82,6 +86,21 @@ async def test_each_kind_becomes_rows(log: Log) -> None:
     assert tuple(sampled) == (12.5, 2**40, None)
 
 
+async def test_the_largest_numbers_and_names_that_can_be_read_have_room_in_their_columns(log: Log) -> None:
+    last, most = 2**31 - 1, 2**53
+    key: dict[str, Any] = {"workspace": "\U0001f600" * 128, "job_id": "\U0001f601" * 128, "attempt": last, "at": most}
+    whole: list[AnyTelemetry] = [
+        StepMetrics(**key, sequence=most, epoch=last, step=most, metrics={"loss": 1e308}),
+        LogLines(**key, sequence=most, lines=(("stdout", ""),)),
+        ResourceSample(**key, sequence=most, cpu_percent=1e308, memory_bytes=most, gpu_memory_bytes=most),
+    ]
+    made, poison = rows(encode(one) for one in whole)
+    assert (len(made), poison) == (3, 0)
+    async with asyncpg.create_pool(log.settings.database.url.get_secret_value(), min_size=1, max_size=1) as pool:
+        await write(pool, made)
+    assert [await _count(log, table) for table in ("step_metrics", "log_lines", "resource_samples")] == [1, 1, 1]
+
+
 async def test_poison_is_skipped_and_the_rest_is_kept(log: Log) -> None:
     [huge] = _steps(1, first=2**53 - 1)
     poison = [b"", b"{", b'{"type":"unknown"}', None, encode(huge).replace(b"9007199254740991", b"9" * 30)]
@@ -96,12 +115,13 @@ async def test_what_comes_twice_is_stored_once(log: Log) -> None:
         await _until_stored(log, 8)
 
 
-async def test_what_was_not_stored_is_not_acknowledged(log: Log, postgres_server: str) -> None:
+async def test_what_was_not_stored_is_not_acknowledged(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said(telemetry_sink, monkeypatch)
     await log.database.execute("ALTER TABLE telemetry.step_metrics RENAME TO elsewhere")
+    await _write(log, _steps(50))
     async with sinking(log.settings):
-        await _write(log, _steps(50))
-        # Long enough that a sink which acknowledges first would have done so: until it has read them.
-        await log.ends(TELEMETRY)
+        [failed, *_] = await said.until("telemetry_not_written")
+    assert "step_metrics" in str(failed["exc_info"])
     await log.database.execute("ALTER TABLE telemetry.elsewhere RENAME TO step_metrics")
     async with sinking(log.settings):
         await _write(log, _steps(10, first=50))

@@ -35,7 +35,7 @@ from schemas.topics import EVENTS, HEARTBEATS, JOBS
 from tests.workers.installation import LEASE, Installation
 from tests.workers.scripted_children import ScriptedChild, ScriptedChildren
 from tests.workers.small_projector import SmallProjector
-from workers.child_messages import EpochDone, Go, ModelWritten, Train
+from workers.child_messages import EpochDone, Go, ModelWritten, ToChild, Train
 from workers.worker import Worker
 
 
@@ -60,28 +60,28 @@ class Hanging(ScriptedChild):
         return
 
 
-class Lingering(ScriptedChild):
-    """Says its last word and stays, until it is killed."""
-
-    def finishes(self, epochs: int) -> None:
-        for epoch in range(1, epochs + 1):
-            self.says(EpochDone(epoch=epoch, metrics={"loss": 1.0}, seconds=0.1))
-        self.says(ModelWritten(last_epoch=epochs, files=(), metrics={}))
-
-
-class LingeringAtFirst(ScriptedChildren):
-    async def take(self) -> ScriptedChild:
-        child = await super().take()
-        if len(self.taken) == 1:
-            child = self.taken[0] = Lingering()
-        return child
-
-
 class HangingAtFirst(ScriptedChildren):
     async def take(self) -> ScriptedChild:
         child = await super().take()
         if len(self.taken) == 1:
             child = self.taken[0] = Hanging()
+        return child
+
+
+class Broken(ScriptedChild):
+    """Told to train, it meets a mistake of ours."""
+
+    async def send(self, message: ToChild) -> None:
+        if isinstance(message, Go):
+            raise ZeroDivisionError("planted")
+        await super().send(message)
+
+
+class BrokenAtFirst(ScriptedChildren):
+    async def take(self) -> ScriptedChild:
+        child = await super().take()
+        if len(self.taken) == 1:
+            child = self.taken[0] = Broken()
         return child
 
 
@@ -401,26 +401,6 @@ class TestTroubleOfTheMachine:
         said = [line["pid"] for line in logged if line["event"] == "the training process cannot be killed"]
         assert said == [ScriptedChild.pid]
 
-    async def test_a_process_that_stays_after_its_last_word_is_killed_and_its_files_are_removed(
-        self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # The table shows the end while the worker still waits for the process to go by itself.
-        monkeypatch.setattr(workers.attempt, "GOES_BY_ITSELF", 60.0)
-        monkeypatch.setattr(workers.attempt, "SHOWN_BEFORE_TOLD", 0.0)
-        children = LingeringAtFirst()
-        made = Worker(installation.settings.model_copy(update={"state": installation.folder}), children)
-        async with working(made):
-            scene = Scene(installation, projector, made, children)
-            jobs = [await scene.job(), await scene.job()]
-            for number in (1, 2):
-                child = await children.until_taken(number)
-                await asyncio.wait_for(child.going.wait(), 60)
-                child.finishes(2)
-            assert children.taken[0].was_killed, "its device was free for the second"
-            for job_id in jobs:
-                await scene.until(job_id, Status.COMPLETED)
-        assert list((installation.folder / "scratch").iterdir()) == []
-
     async def test_a_job_waits_while_there_is_no_place_for_its_files_and_is_trained_afterwards(
         self, installation: Installation, projector: SmallProjector
     ) -> None:
@@ -442,6 +422,48 @@ class TestTroubleOfTheMachine:
                 await scene.until(job_id, Status.COMPLETED)
         assert projector.records(job_id, AttemptLost) == []
         assert [line for line in logged if line.get("exc_info")] == []
+
+    async def test_a_mistake_of_ours_costs_an_attempt_and_not_the_worker(
+        self, installation: Installation, projector: SmallProjector
+    ) -> None:
+        children = BrokenAtFirst()
+        made = Worker(installation.settings, children)
+        with capture_logs() as logged:
+            async with working(made):
+                scene = Scene(installation, projector, made, children)
+                job_id = await scene.job()
+                child = await children.until_taken(2)
+                await asyncio.wait_for(child.going.wait(), 60)
+                child.finishes(2)
+                await scene.until(job_id, Status.COMPLETED)
+        [told] = [line for line in logged if line["event"] == "an attempt failed in the worker itself"]
+        assert (told["job"], told["exc_info"]) == (job_id, True)
+        (lost,) = projector.records(job_id, AttemptLost)
+        assert (lost.attempt, lost.reason) == (1, "released")
+        assert children.taken[0].was_killed
+
+    async def test_a_child_that_lives_on_when_its_end_shows_is_killed_and_its_files_are_removed(
+        self, installation: Installation, projector: SmallProjector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            workers.attempt, "SHOWN_BEFORE_TOLD", 0.1
+        )  # The end shows while the child is still waited for.
+        children = ScriptedChildren()
+        made = Worker(installation.settings.model_copy(update={"state": installation.folder}), children)
+        async with working(made):
+            scene = Scene(installation, projector, made, children)
+            job_id = await scene.job()
+            child = await children.until_taken(1)
+            await asyncio.wait_for(child.going.wait(), 60)
+            child.says(EpochDone(epoch=1, metrics={"loss": 1.0}, seconds=0.1))
+            child.says(EpochDone(epoch=2, metrics={"loss": 1.0}, seconds=0.1))
+            child.says(ModelWritten(last_epoch=2, files=(), metrics={}))
+            await scene.until(job_id, Status.COMPLETED)
+            await scene.job()
+            await children.until_taken(2)
+            assert child.was_killed
+            [scratch] = (installation.folder / "scratch").iterdir()
+            assert str(scratch) == next(m.scratch for m in children.taken[1].heard if isinstance(m, Train))
 
 
 class TestLeaving:

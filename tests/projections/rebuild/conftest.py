@@ -26,7 +26,7 @@ def _nobody_waits_for_a_projector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def rebuilt(log: Log, **wanted: Any) -> Done:
     """A rebuild in this process, up to its end."""
-    return await rebuilding.rebuild(log.settings, Wanted(processes=2, **wanted))
+    return await rebuilding.rebuild(log.settings, Wanted(**{"processes": 2, **wanted}))
 
 
 async def rolled_back(log: Log, **wanted: Any) -> Done:

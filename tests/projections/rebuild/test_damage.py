@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from adapters.kafka import producer, topic_name
 from audit.verify import Wishes, verify
+from projections.rebuild import replay
 from projections.rebuild import run as rebuilding
 from projections.rebuild.replay import NotRebuildable
 from projections.rebuild.runs import Difference
@@ -100,15 +104,17 @@ async def test_a_verdict_that_the_log_does_not_come_to_is_an_alarm(log: Log) -> 
     )
 
 
-async def test_a_log_that_is_shorter_or_another_one_is_refused(log: Log) -> None:
+async def test_a_log_that_is_shorter_or_another_one_is_refused(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     await log.write(stream(23, WORKSPACES, 300))
     await project(log)
     whole = await log.read(EVENTS)
     before = await stored(log.database)
     await _delete(log, EVENTS)
     await _rewrite(log, [record for record in whole if record.offset < 20])
+    monkeypatch.setattr(rebuilding, "_FEW", 0)  # A process of the rebuild finds it, and tells its parent.
     with pytest.raises(NotRebuildable, match="lost its tail"):
         await rebuilt(log)
+    monkeypatch.undo()
     await rebuilding.cancel(log.settings)
     await _delete(log, EVENTS)
     first = whole[0].partition
@@ -118,6 +124,28 @@ async def test_a_log_that_is_shorter_or_another_one_is_refused(log: Log) -> None
     with pytest.raises(NotRebuildable, match="at offset 5 the log's record does not fit"):
         await rebuilt(log)
     compare(before, await stored(log.database))
+    await _delete(log, EVENTS)
+    await _write_in_vain(log, {record.partition: record.offset + 1 for record in whole})
+    monkeypatch.setattr(replay, "SILENT_SECONDS", 0.5)
+    with pytest.raises(NotRebuildable, match="the broker has a record at offset 0 and did not hand it out"):
+        await rebuilt(log)
+    compare(before, await stored(log.database))
+
+
+async def _write_in_vain(log: Log, counts: Mapping[int, int]) -> None:
+    """So many records in these partitions, in a transaction that is never committed: the broker has them for nobody."""
+    settings = log.settings.kafka
+    writer = producer(settings, transactional_id=settings.prefix)
+    await writer.start()
+    try:
+        await writer.begin_transaction()
+        for partition, count in counts.items():
+            for _ in range(count):
+                await writer.send(topic_name(settings, EVENTS), b"never", partition=partition)
+        await writer.flush()
+        await writer.abort_transaction()
+    finally:
+        await writer.stop()
 
 
 async def test_a_log_that_was_completed_from_the_journal_gives_the_times_that_were_judged(log: Log) -> None:

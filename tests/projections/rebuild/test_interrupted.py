@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import random
 from collections.abc import AsyncIterator
+from multiprocessing.connection import Connection
+from typing import Any
 
 import asyncpg
 import psutil
@@ -14,8 +17,8 @@ import pytest
 from adapters.postgres import create_pool
 from audit.verify import Wishes, verify
 from projections import queries, writing
+from projections.rebuild import children, runs
 from projections.rebuild import run as rebuilding
-from projections.rebuild import runs
 from schemas.topics import EVENTS
 from tests.projections.fold import compare, fold_of, stored
 from tests.projections.platform import Log, project, projecting, until
@@ -211,3 +214,58 @@ async def test_a_process_of_it_that_is_killed_ends_it_with_words_and_the_next_on
     await until(lambda: _is_free(log))
     status, document, told = await commanded(log)
     assert (status, document["state"]) == (0, "swapped"), told
+
+
+async def test_a_process_of_it_that_loses_its_database_ends_it_with_words_and_the_next_one_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "_FEW", 0)
+    await log.write(one_job("team"))
+    await project(log)
+    holder = await asyncpg.connect(log.settings.database.url.get_secret_value())
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE log.journal IN ACCESS EXCLUSIVE MODE")  # What its process reads first.
+        running = asyncio.create_task(rebuilt(log, processes=1))
+
+        async def ended() -> bool:
+            assert not running.done(), running.exception()
+            return bool(
+                await log.database.fetchval(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database() AND application_name = 'ravand-rebuild'"
+                )
+            )
+
+        await until(ended)
+        with pytest.raises(children.Interrupted, match="terminating connection"):
+            await running
+    await holder.close()
+    monkeypatch.undo()
+    assert (await rebuilt(log)).run.state == "swapped"
+
+
+async def test_a_mistake_in_a_process_of_it_is_told_to_its_parent_and_without_a_parent_it_ends_in_silence(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> int:
+        raise ZeroDivisionError("planted\nwith details")
+
+    monkeypatch.setattr(children, "_one", broken)
+    what: dict[str, Any] = {"kind": "rebuild", "projections": (), "dry_run": False, "report": runs.Report()}
+    state: dict[str, Any] = {"state": "running", "phase": "replaying", "cancel": False, "error": None}
+    run = runs.Run(id="run", actor="", step="", started_at=0, ended_at=None, **what, **state)
+    for unread in (0, 1):  # An answer that the parent never reads makes another error of its end.
+        ours, theirs = multiprocessing.Pipe()
+
+        def serve(pipe: Connection = theirs) -> None:
+            with pipe:
+                asyncio.run(children._serve(pipe, log.settings, run))
+
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        for _ in range(1 + unread):
+            ours.send((0, 1))
+        said = await asyncio.to_thread(ours.recv)
+        assert (type(said), str(said)) == (RuntimeError, "ZeroDivisionError: planted")
+        await asyncio.to_thread(ours.poll, 60 * unread)
+        ours.close()
+        await asyncio.wait_for(serving, 60)

@@ -8,11 +8,12 @@ from adapters.kafka import partition_of
 from audit.verify import Wishes, verify
 from domain import rules as known
 from domain.events import JobStopRequested, ProjectionsSwapped
-from projections import partition, rule_sets
+from projections import partition, projector, rule_sets
 from projections.rebuild import run as rebuilding
+from projections.rebuild.replay import NotRebuildable
 from schemas.topics import EVENTS
 from tests.projections.fold import compare, fold_of, stored
-from tests.projections.platform import Log, project, projecting, until
+from tests.projections.platform import Log, Said, project, projecting, until
 from tests.projections.rebuild.conftest import WORKSPACES, rebuilt, rolled_back
 from tests.projections.records import Written, one_job, stream, written
 
@@ -108,33 +109,36 @@ async def test_records_that_could_not_be_appended_are_appended_by_the_next_run(l
     assert [row[0] for row in await types(log) if row[1]] == ["RebuildStarted", "Rebuilt", "Swapped"] * 2
 
 
-async def test_a_new_log_is_known_by_having_no_history(log: Log) -> None:
+@pytest.mark.parametrize("first", [one_job("team")[0], Written(b"team", b"no record")], ids=["a record", "no record"])
+async def test_a_new_log_is_known_by_having_no_history(log: Log, first: Written) -> None:
     everywhere = list(range(EVENTS.partitions))
     assert await rule_sets.without_history(log.settings.kafka) == everywhere
     await rule_sets.activate(
         log.settings.kafka, {3: 2}, "admin"
     )  # As an initialisation that was interrupted leaves it.
     assert await rule_sets.without_history(log.settings.kafka) == [p for p in everywhere if p != 3]
-    await log.write(one_job("team")[:1])
+    await log.write([first])
     assert await rule_sets.without_history(log.settings.kafka) == []
 
 
 async def test_a_build_that_is_older_than_the_rules_stops_loudly(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     await activate(log)
     await project(log)
+    said = Said(projector, monkeypatch)
     monkeypatch.setattr(partition, "KNOWN_RULES", 1)
+    monkeypatch.setattr(known, "KNOWN_RULES", 1)
     await log.write(one_job("team"))
     async with projecting(log.settings):
 
-        async def refused() -> bool:
-            return bool(
-                await log.database.fetchval(
-                    "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND database ="
-                    " (SELECT oid FROM pg_database WHERE datname = current_database())",
-                    0x72617670,
-                )
+        async def stopped() -> bool:
+            told = {line["partition"]: line["error"] for line in said.of("partition_stopped")}
+            return told == dict.fromkeys(
+                range(EVENTS.partitions), "NewerRules: rule set 2 is in force; this build knows up to 1"
             )
 
-        await until(refused)
+        await until(stopped)
     assert await log.database.fetchval("SELECT count(*) FROM log.journal WHERE workspace = 'team'") == 0
-    assert known.KNOWN_RULES == 2
+    with pytest.raises(NotRebuildable, match=r"cannot judge the record at offset 0 \(rule set 2 .* knows up to 1"):
+        await rebuilt(log)
+    monkeypatch.undo()
+    assert (await rebuilt(log)).run.state == "swapped"
