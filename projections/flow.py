@@ -103,7 +103,8 @@ class Flow:
                 stages.create_task(self._store())
                 stages.create_task(self._publish())
         except BaseExceptionGroup as group:
-            raise first_error(group) from None
+            trouble = first_error(group)
+            raise trouble from trouble.__cause__
         finally:
             for batch in self._in_hand:
                 self.common.budget.give(batch.size)

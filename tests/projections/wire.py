@@ -54,12 +54,18 @@ class CuttingProxy:
         moment: str,
         ends: tuple[asyncio.StreamWriter, ...],
     ) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await source.read(65536):
                 if self.cuts_left and moment == self._when and mark in data:
                     self.cuts_left -= 1
                     break
                 target.write(data)
                 await target.drain()
-        for end in ends:
-            end.close()
+        except ConnectionError:
+            pass
+        finally:
+            for end in ends:
+                end.close()
+            for end in ends:
+                with contextlib.suppress(ConnectionError):
+                    await end.wait_closed()
