@@ -87,7 +87,7 @@ async def _fill(settings: Settings) -> None:
     await initialise(settings)
     async with Log.of(settings) as log:
         await log.write(stream(3, WORKSPACES, 400))
-        await log.write([Written(None, None, (), 3), Written(b"team-1", b"no document", (("x", None),), 3)])  # type: ignore[arg-type]
+        await log.write([Written(None, None, (), 3), Written(b"team-1", b"no document", (("x", None),), 3)])
         await _append_odd_ones(settings)
         await log.write(stream(4, WORKSPACES, 50))
         await project(log)
