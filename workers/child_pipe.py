@@ -107,4 +107,5 @@ class WorkerEnd:
         """Close; a child that reads from it then ends."""
         self._writer.close()
         with suppress(ConnectionError):
-            await self._writer.wait_closed()
+            # Shielded: who is cancelled here would cancel what everybody waits for who closes it after him.
+            await asyncio.shield(self._writer.wait_closed())

@@ -79,6 +79,22 @@ def test_what_is_sent_to_a_child_whose_connection_is_closed_is_lost_and_no_error
 
 
 @pytest.mark.parametrize("loop", RUN)
+def test_closing_that_is_cancelled_leaves_the_connection_to_be_closed_by_the_next_one(loop: str) -> None:
+    async def close_twice() -> None:
+        connection, theirs = socket.socketpair()
+        end = await WorkerEnd.over(connection)
+        first = asyncio.create_task(end.close())
+        await asyncio.sleep(0)  # It waits for the connection now, which is closed in the loop's next turn.
+        first.cancel()
+        await asyncio.wait({first})
+        await end.close()
+        assert theirs.recv(1) == b""
+        theirs.close()
+
+    RUN[loop](close_twice())
+
+
+@pytest.mark.parametrize("loop", RUN)
 def test_a_child_that_dies_while_something_is_sent_to_it_is_no_error(loop: str) -> None:
     long = Train(
         workspace="w",
