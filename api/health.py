@@ -62,6 +62,8 @@ class LogProbe:
         self._consumer: AIOKafkaConsumer | None = None
         self._looking: asyncio.Task[dict[int, int]] | None = None
         self._discarded: set[asyncio.Task[None]] = set()
+        self.answered_at = float("-inf")
+        """When the broker last did, by `time.monotonic`."""
 
     async def ends(self, seconds: float) -> dict[int, int]:
         """The end of each partition. Raises KafkaError, OSError or TimeoutError."""
@@ -79,6 +81,7 @@ class LogProbe:
                     self._consumer = fresh
                     await fresh.start()
                 found = await self._consumer.end_offsets(self._partitions)
+            self.answered_at = time.monotonic()
             return {partition.partition: end for partition, end in found.items()}
         except BaseException:
             failed, self._consumer = self._consumer, None
@@ -111,29 +114,27 @@ class Gate:
 
     def __init__(self, probe: LogProbe) -> None:
         self._probe = probe
-        self._suspected = False
-        self._looking: asyncio.Task[None] | None = None
+        self._suspected_at = float("-inf")
 
     def suspect(self) -> None:
         """An append got no acknowledgement in time."""
-        self._suspected = True
+        self._suspected_at = time.monotonic()
 
     async def check(self) -> None:
         """Return if the log may be written to. Raises 503 `log_unavailable`: then nothing was appended."""
-        if not self._suspected:
+        if self._is_answered:
             return
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        await asyncio.wait({self._looking}, timeout=_GATE_SECONDS)
-        if self._suspected:
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            await self._probe.ends(_GATE_SECONDS)
+        if not self._is_answered:
             raise unavailable(
                 "log_unavailable", "The log does not answer. Nothing was changed; try again shortly.", retry_after=2
             )
 
-    async def _look(self) -> None:
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            await self._probe.ends(_LOOK_SECONDS)
-            self._suspected = False
+    @property
+    def _is_answered(self) -> bool:
+        """Whether the broker has answered since the last suspicion, whoever asked it."""
+        return self._probe.answered_at >= self._suspected_at
 
 
 class Health:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +49,5 @@ async def run_to_end(
         return Outcome(await process.wait(), "\n".join(said).strip())
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
             await end_session(process.pid)
             await process.communicate()  # Whoever held the other end of its output is gone, so that it can be closed.
