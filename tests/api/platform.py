@@ -24,6 +24,7 @@ from adapters.settings import Settings, environment_of
 from adapters.topics import create_topics
 from api.app import run as run_api
 from projections.projector import run as run_projector
+from tests.servers import kafka_settings_of
 
 PASSWORD = "correct horse 9 battery"
 _numbers = itertools.count(1)
@@ -81,9 +82,8 @@ class Platform:
         body = {"email": email, "password": PASSWORD, "name": name}
         async with self.client() as http:
             answer = await http.post("/api/auth/register", json=body)
-            while (
-                answer.status_code == 503
-            ):  # A platform may lose patience with its database sooner than this machine is fast.
+            # A platform may lose patience with its database sooner than this machine is fast.
+            while answer.status_code == 503:
                 await asyncio.sleep(0.05)
                 answer = await http.post("/api/auth/register", json=body)
             assert answer.status_code == 201, answer.text
@@ -94,10 +94,9 @@ class Platform:
 
 def settings_for(kafka: dict[str, str], prefix: str, database: str, folder: Path, /, **changes: Any) -> Settings:
     """Settings of one test's platform."""
-    named = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka.items()}
     return Settings(
         _env_file=None,
-        kafka={**named, "prefix": prefix, **changes.pop("kafka", {})},
+        kafka=kafka_settings_of(kafka, prefix).model_copy(update=changes.pop("kafka", {})),
         database={"url": database, **changes.pop("database", {})},
         store={"url": f"file://{folder}/objects"},
         **{"api": {"port": 0}, **changes},

@@ -23,6 +23,7 @@ from adapters.settings import Settings
 from projections.projector import run
 from schemas.topics import EVENTS, Topic
 from tests.projections.records import Written
+from tests.servers import kafka_settings_of
 
 DEADLINE = 60.0
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -30,8 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def settings_for(kafka: Mapping[str, str], prefix: str, database_url: str) -> Settings:
     """The settings of one platform on the shared servers."""
-    parts = {name.removeprefix("RAVAND_KAFKA__").lower(): value for name, value in kafka.items()}
-    return Settings.model_validate({"kafka": {**parts, "prefix": prefix}, "database": {"url": database_url}})
+    return Settings.model_validate({"kafka": kafka_settings_of(kafka, prefix), "database": {"url": database_url}})
 
 
 async def until(condition: Callable[[], Awaitable[Any]], deadline: float = DEADLINE) -> Any:

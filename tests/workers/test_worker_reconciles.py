@@ -60,14 +60,6 @@ class Hanging(ScriptedChild):
         return
 
 
-class HangingAtFirst(ScriptedChildren):
-    async def take(self) -> ScriptedChild:
-        child = await super().take()
-        if len(self.taken) == 1:
-            child = self.taken[0] = Hanging()
-        return child
-
-
 class Broken(ScriptedChild):
     """Told to train, it meets a mistake of ours."""
 
@@ -77,11 +69,17 @@ class Broken(ScriptedChild):
         await super().send(message)
 
 
-class BrokenAtFirst(ScriptedChildren):
+class FirstOfAll(ScriptedChildren):
+    """The first of them is of that kind."""
+
+    def __init__(self, kind: type[ScriptedChild]) -> None:
+        super().__init__()
+        self._kind = kind
+
     async def take(self) -> ScriptedChild:
         child = await super().take()
         if len(self.taken) == 1:
-            child = self.taken[0] = Broken()
+            child = self.taken[0] = self._kind()
         return child
 
 
@@ -388,7 +386,7 @@ class TestTroubleOfTheMachine:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(workers.attempt, "DIES_IN", 0.1)
-        children = HangingAtFirst()
+        children = FirstOfAll(Hanging)
         made = Worker(installation.settings, children)
         with capture_logs() as logged:
             async with working(made):
@@ -426,7 +424,7 @@ class TestTroubleOfTheMachine:
     async def test_a_mistake_of_ours_costs_an_attempt_and_not_the_worker(
         self, installation: Installation, projector: SmallProjector
     ) -> None:
-        children = BrokenAtFirst()
+        children = FirstOfAll(Broken)
         made = Worker(installation.settings, children)
         with capture_logs() as logged:
             async with working(made):

@@ -273,3 +273,4 @@ async def test_measurements_reach_the_socket_and_what_is_none_is_passed_over(
         told = {str(message["type"]): message for message in heard}
         assert told["metrics"]["metrics"] == {"loss": 0.5}
         assert told["lines"]["lines"] == [["stdout", "and goodbye"]]
+        assert next(message["lines"] for message in heard if "lines" in message) == [["stdout", "hello"]]
