@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from adapters.logging import configure
 from adapters.settings import Settings
 from tests.api.platform import Member, Platform, initialise, serving, settings_for
-from tests.servers import Servers, delete_topics
-
-
-async def _database(servers: Servers, statement: str) -> None:
-    connection = await asyncpg.connect(servers.admin_url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+from tests.servers import Servers, in_thread
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,12 +38,11 @@ def module_settings(
         tmp_path_factory.mktemp("api"),
         **getattr(request.module, "SETTINGS", {}),
     )
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, _database(servers, f'CREATE DATABASE "api_{name}" OWNER ravand')).result()
-        thread.submit(asyncio.run, initialise(settings)).result()
-        yield settings
-        thread.submit(asyncio.run, _database(servers, f'DROP DATABASE "api_{name}" WITH (FORCE)')).result()
-        thread.submit(asyncio.run, delete_topics(servers.kafka, settings.kafka.prefix)).result()
+    servers.create_database(f"api_{name}")
+    in_thread(initialise(settings))
+    yield settings
+    servers.drop_database(f"api_{name}")
+    servers.delete_topics(settings.kafka.prefix)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -7,7 +7,6 @@ import contextlib
 import json
 import multiprocessing
 import sys
-import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -364,14 +363,19 @@ def test_a_mistake_of_ours_in_judging_is_no_verdict() -> None:
         [fold.take(0, record.key, record.value) for record in one_job("team")]
 
 
+async def on_other_topics(settings: Settings) -> Settings:
+    """Topics for another log of the same database; they are deleted with the test's own, whose prefix they have."""
+    prefix = f"{settings.kafka.prefix}other."
+    other = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"prefix": prefix})})
+    await create_topics(other.kafka)
+    return other
+
+
 async def test_a_log_that_another_was_put_in_place_of_is_told_from_an_altered_journal(
     history: Log, kafka_settings: dict[str, str]
 ) -> None:
     """The same records but one, on other topics: the journal's own chain says that it is the log that differs."""
-    other = history.settings.model_copy(
-        update={"kafka": history.settings.kafka.model_copy(update={"prefix": f"other-{uuid.uuid4().hex[:8]}."})}
-    )
-    await create_topics(other.kafka)
+    other = await on_other_topics(history.settings)
     records = await history.read(EVENTS)
     partition = await longest(history)
     altered = [r for r in records if r.partition == partition][30]
@@ -388,10 +392,7 @@ async def test_a_log_that_another_was_put_in_place_of_is_told_from_an_altered_jo
 
 async def test_a_log_that_was_completed_from_the_journal_is_whole(history: Log) -> None:
     """The broker stamps such records anew; the journal keeps the times that were judged and hashed."""
-    other = history.settings.model_copy(
-        update={"kafka": history.settings.kafka.model_copy(update={"prefix": f"again-{uuid.uuid4().hex[:8]}."})}
-    )
-    await create_topics(other.kafka)
+    other = await on_other_topics(history.settings)
     records = await history.read(EVENTS)
     async with Log.of(other) as again:
         await again.write([Written(r.key, r.value, tuple(r.headers), r.partition) for r in records])
@@ -401,10 +402,7 @@ async def test_a_log_that_was_completed_from_the_journal_is_whole(history: Log) 
 
 
 async def test_a_log_that_is_too_short_is_found(history: Log) -> None:
-    other = history.settings.model_copy(
-        update={"kafka": history.settings.kafka.model_copy(update={"prefix": f"short-{uuid.uuid4().hex[:8]}."})}
-    )
-    await create_topics(other.kafka)
+    other = await on_other_topics(history.settings)
     records = await history.read(EVENTS)
     partition = await longest(history)
     kept = [r for r in records if r.partition == partition][:-4]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,7 @@ from tests.api.platform import initialise, settings_for
 from tests.projections.conftest import database_template, log, settings
 from tests.projections.platform import Log, project
 from tests.projections.records import Written, stream
-from tests.servers import Servers
+from tests.servers import Servers, in_thread
 
 __all__ = ["database_template", "log", "settings"]
 WORKSPACES = [f"team-{number}" for number in range(5)]
@@ -34,29 +32,23 @@ Make = Callable[[str], Settings]
 
 @dataclass
 class Fresh:
-    """Makes settings of installations that are not there yet, and takes their databases away in the end."""
+    """Makes settings of installations that are not there yet, and takes their databases and topics away in the end."""
 
     servers: Servers
     folder: Path
-    databases: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def __call__(self, name: str) -> Settings:
         unique = f"{name}_{uuid.uuid4().hex[:8]}"
-        self.databases.append(unique)
-        _in_thread(self._execute(f'CREATE DATABASE "{unique}" OWNER ravand'))
+        self.names.append(unique)
+        self.servers.create_database(unique)
         url = self.servers.database_url(unique)
         return settings_for(self.servers.kafka, f"{unique}.", url, self.folder / unique)
 
     def clear(self) -> None:
-        for name in self.databases:
-            _in_thread(self._execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
-
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.servers.admin_url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
+        for name in self.names:
+            self.servers.drop_database(name)
+            self.servers.delete_topics(f"{name}.")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +63,7 @@ def fresh(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def source(fresh: Fresh) -> Settings:
     """One with records of every kind, an account, measurements and objects, all of it folded."""
     settings = fresh("source")
-    _in_thread(_fill(settings))
+    in_thread(_fill(settings))
     return settings
 
 
@@ -79,7 +71,7 @@ def source(fresh: Fresh) -> Settings:
 def taken(source: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup of it, which tests only read."""
     folder = tmp_path_factory.mktemp("backups") / "taken"
-    _in_thread(take(source, folder))
+    in_thread(take(source, folder))
     return folder
 
 
@@ -185,8 +177,3 @@ async def end_of(settings: Settings, partition: int) -> int:
     async with Log.of(settings) as log:
         at = TopicPartition(topic_name(settings.kafka, EVENTS), partition)
         return (await log.ends(EVENTS))[at.partition]
-
-
-def _in_thread(work: Any) -> None:
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()

@@ -21,7 +21,7 @@ from tests.backup.installation import environment_of, files, query, records, ser
 from tests.e2e.conftest import PENGUINS, Up, free_port
 from tests.e2e.test_main_job import train, until
 
-pytestmark = [pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.drill]
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -15,26 +12,17 @@ from adapters.migrations import migrate
 from adapters.settings import Settings
 from adapters.topics import create_topics
 from tests.projections.platform import Log, settings_for
-from tests.servers import Servers
+from tests.servers import Servers, in_thread
 
 
 @pytest.fixture(scope="session")
 def database_template(servers: Servers) -> Iterator[str]:
     """A database in which the migrations were run."""
     name = f"template_{uuid.uuid4().hex}"
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, _execute(servers.admin_url, f'CREATE DATABASE "{name}" OWNER ravand')).result()
-        thread.submit(asyncio.run, migrate(servers.database_url(name))).result()
-        yield name
-        thread.submit(asyncio.run, _execute(servers.admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')).result()
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+    servers.create_database(name)
+    in_thread(migrate(servers.database_url(name)))
+    yield name
+    servers.drop_database(name)
 
 
 @pytest.fixture
