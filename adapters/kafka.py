@@ -89,11 +89,12 @@ def topic_name(settings: KafkaSettings, topic: Topic) -> str:
 
 
 class _Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # Untyped, so Any to us.
-    """aiokafka's, but for its end: `stop` waits for fetches that it has cancelled, and the cancellation of one that was
-    pausing after an error comes out of it, as if whoever stops it had been cancelled."""
+    """aiokafka's, but for its end: `stop` waits for tasks that it has cancelled, and the cancellation of a fetch that was
+    pausing after an error, or of a task that had not begun, comes out of it, as if whoever stops it had been cancelled."""
 
     async def stop(self) -> None:
         """End it."""
+        await asyncio.sleep(0)  # What `start` created last begins.
         fetcher = self._fetcher
         if fetcher is not None and not self._closed:
             fetcher._fetch_task.cancel()

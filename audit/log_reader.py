@@ -15,7 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 
-from adapters.kafka import client_options, topic_name
+from adapters.kafka import consumer, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from schemas.topics import EVENTS, Topic
@@ -38,13 +38,13 @@ class LogUnreadable(Exception):
 async def bounds(settings: KafkaSettings, topic: Topic = EVENTS) -> dict[int, tuple[int, int]]:
     """Of each partition: the first offset that there is, and the one that the next record will get. Raises `KafkaError`."""
     parts = [TopicPartition(topic_name(settings, topic), number) for number in range(topic.partitions)]
-    consumer = AIOKafkaConsumer(**client_options(settings), group_id=None, enable_auto_commit=False)
+    client = consumer(settings, isolation_level="read_uncommitted")
     try:
-        await consumer.start()
-        first = await consumer.beginning_offsets(parts)
-        end = await consumer.end_offsets(parts)
+        await client.start()
+        first = await client.beginning_offsets(parts)
+        end = await client.end_offsets(parts)
     finally:
-        await _stopped(consumer)
+        await _let_go(client)
     return {at.partition: (first[at], end[at]) for at in parts}
 
 
@@ -63,28 +63,22 @@ class LogReader:
         self._settings = settings
         self._silent = silent_seconds
 
-    def _consumer(self, *, check_crcs: bool) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **client_options(self._settings),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
+    @asynccontextmanager
+    async def _started(self, *, check_crcs: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
+        client = consumer(
+            self._settings,
             isolation_level="read_uncommitted",
             check_crcs=check_crcs,
             max_partition_fetch_bytes=_FETCH_BYTES,
             fetch_max_wait_ms=100,
         )
-
-    @asynccontextmanager
-    async def _started(self, *, check_crcs: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = self._consumer(check_crcs=check_crcs)
         try:
-            await consumer.start()
-            hand_out_parsed(consumer)
-            consumer.assign([self.at])
-            yield consumer
+            await client.start()
+            hand_out_parsed(client)
+            client.assign([self.at])
+            yield client
         finally:
-            await _stopped(consumer)
+            await _let_go(client)
 
     async def read(self, end: int, first: int = 0) -> AsyncGenerator[list[Any], None]:
         """The records from `first` up to, not including, `end`, in batches. Raises `LogUnreadable` and `KafkaError`.
@@ -94,11 +88,11 @@ class LogReader:
         position = first
         if position >= end:
             return
-        async with self._started() as consumer:
-            consumer.seek(self.at, first)
+        async with self._started() as client:
+            client.seek(self.at, first)
             while position < end:
                 try:
-                    batch = await self._batch(consumer, position)
+                    batch = await self._batch(client, position)
                 except CorruptRecordException:
                     async with aclosing(self._until_bad(position, end)) as sound:
                         async for whole in sound:
@@ -110,11 +104,11 @@ class LogReader:
                 if batch:
                     yield batch
 
-    async def _batch(self, consumer: AIOKafkaConsumer, position: int, at_most: int = _BATCH) -> list[Any]:
+    async def _batch(self, client: AIOKafkaConsumer, position: int, at_most: int = _BATCH) -> list[Any]:
         try:
             async with asyncio.timeout(self._silent):
                 while True:
-                    found = await consumer.getmany(self.at, timeout_ms=1000, max_records=at_most)
+                    found = await client.getmany(self.at, timeout_ms=1000, max_records=at_most)
                     if found.get(self.at):
                         return list(found[self.at])
         except TimeoutError:
@@ -123,11 +117,11 @@ class LogReader:
 
     async def _until_bad(self, position: int, end: int) -> AsyncGenerator[list[Any], None]:
         """One record at a time up to the batch whose checksum is wrong. Raises `LogUnreadable` there."""
-        async with self._started() as consumer:
-            consumer.seek(self.at, position)
+        async with self._started() as client:
+            client.seek(self.at, position)
             while position < end:
                 try:
-                    batch = await self._batch(consumer, position, 1)
+                    batch = await self._batch(client, position, 1)
                 except CorruptRecordException:
                     detail = "the bytes of a batch do not fit its checksum"
                     raise LogUnreadable(position, detail, checksum=True) from None
@@ -138,25 +132,17 @@ class LogReader:
     async def unchecked(self, position: int) -> list[Any]:
         """What can be read of the batch at `position` without looking at its checksum; empty where nothing can."""
         with contextlib.suppress(KafkaError, TimeoutError, ValueError, IndexError):
-            async with asyncio.timeout(self._silent), self._started(check_crcs=False) as consumer:
-                consumer.seek(self.at, position)
+            async with asyncio.timeout(self._silent), self._started(check_crcs=False) as client:
+                client.seek(self.at, position)
                 while True:
-                    found = await consumer.getmany(self.at, timeout_ms=500, max_records=1_000)
+                    found = await client.getmany(self.at, timeout_ms=500, max_records=1_000)
                     if found.get(self.at):
                         return list(found[self.at])
         return []
 
 
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
-    """Let go of it, whatever state it is in."""
-    try:
+async def _let_go(client: AIOKafkaConsumer) -> None:
+    """Whatever state it is in."""
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
         async with asyncio.timeout(_PARTING_SECONDS):
-            await consumer.stop()
-    except (KafkaError, TimeoutError, OSError):
-        pass
-    except asyncio.CancelledError:
-        # It awaits a task of its own that it cancelled, and takes that end for ours when the task had never begun.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        await consumer._client.close()  # Which it did not come to.
+            await client.stop()

@@ -326,6 +326,15 @@ async def test_a_consumer_ends_while_a_fetch_of_it_pauses_after_an_error(setting
     assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
 
 
+async def test_a_consumer_that_had_just_been_started_ends_with_all_that_it_runs(settings: KafkaSettings) -> None:
+    reader = consumer(settings)
+    await reader.start()
+    assert reader._client._sync_task is not None
+    await reader.stop()
+    assert reader._client._sync_task is None
+    assert not any(connection.connected() for connection in reader._client._conns.values())
+
+
 async def test_clients_pause_between_looks_at_a_broker_that_is_away(settings: KafkaSettings) -> None:
     async with producer(settings) as writer, consumer(settings) as reader:
         for client in (writer.client, reader._client):

@@ -7,9 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 
-from adapters.kafka import client_options
 from audit import log_reader
 from audit.log_reader import LogReader, LogUnreadable
 from schemas.topics import EVENTS
@@ -27,15 +25,6 @@ async def test_a_record_that_is_not_handed_out_ends_the_wait_and_is_named(log: L
             await anext(batches)
 
 
-async def test_a_client_that_had_just_been_started_is_let_go_of_with_all_that_it_runs(log: Log) -> None:
-    consumer = AIOKafkaConsumer(**client_options(log.settings.kafka), group_id=None, enable_auto_commit=False)
-    await consumer.start()
-    assert consumer._client._sync_task is not None
-    await log_reader._stopped(consumer)
-    assert consumer._client._sync_task is None
-    assert not consumer._client._conns or not any(c.connected() for c in consumer._client._conns.values())
-
-
 async def test_a_client_that_does_not_end_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stuck:
         async def stop(self) -> None:
@@ -43,7 +32,7 @@ async def test_a_client_that_does_not_end_is_left_after_a_while(monkeypatch: pyt
 
     monkeypatch.setattr(log_reader, "_PARTING_SECONDS", 0.01)
     stuck: Any = Stuck()
-    await log_reader._stopped(stuck)
+    await log_reader._let_go(stuck)
 
 
 async def test_whoever_waits_for_a_client_to_end_can_be_cancelled() -> None:
@@ -55,7 +44,7 @@ async def test_whoever_waits_for_a_client_to_end_can_be_cancelled() -> None:
             await asyncio.Event().wait()
 
     stuck: Any = Stuck()
-    stopping = asyncio.create_task(log_reader._stopped(stuck))
+    stopping = asyncio.create_task(log_reader._let_go(stuck))
     await begun.wait()
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
