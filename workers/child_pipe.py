@@ -33,6 +33,10 @@ def frame(message: ToChild | ToWorker) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+class WorkerGone(Exception):
+    """Nobody reads what a child sends any more."""
+
+
 class ChildEnd:
     """The training child's end."""
 
@@ -42,10 +46,13 @@ class ChildEnd:
         self._sending = threading.Lock()
 
     def send(self, message: ToWorker) -> None:
-        """Send, waiting while the worker is behind. BrokenPipeError when it is gone."""
+        """Send, waiting while the worker is behind. Raises `WorkerGone`."""
         data = frame(message)
         with self._sending:
-            self._connection.sendall(data)
+            try:
+                self._connection.sendall(data)
+            except ConnectionError:
+                raise WorkerGone from None
 
     def receive(self) -> ToChild | None:
         """The next message; None when the worker has closed its end, or is gone."""

@@ -33,9 +33,9 @@ from workers.child_messages import (
     StepMeasured,
     Train,
 )
-from workers.child_pipe import ChildEnd
+from workers.child_pipe import ChildEnd, WorkerGone
 from workers.trainer_clock import CheckpointClock, StepClock, now
-from workers.trainer_orders import Orders
+from workers.trainer_orders import ORPHANED, Orders
 
 
 def main(pipe: ChildEnd) -> int:
@@ -49,7 +49,16 @@ def main(pipe: ChildEnd) -> int:
     orders = Orders(pipe)
     orders.start()
     try:
+        return _attempt(pipe, orders, train)
+    except WorkerGone:  # `orders` hears of it too; whichever is first ends the process.
+        return ORPHANED
+
+
+def _attempt(pipe: ChildEnd, orders: Orders, train: Train) -> int:
+    try:
         Attempt(pipe, orders, train).run()
+    except WorkerGone:
+        raise
     except Exception as error:
         code = trainer_errors.code_of(error)
         text = "".join(traceback.format_exception(error))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
 from workers.child_messages import Go, Leave, Left
-from workers.child_pipe import ChildEnd
+from workers.child_pipe import ChildEnd, WorkerGone
 
 ORPHANED = 3
 """The exit code of a child whose worker is gone."""
@@ -50,6 +51,7 @@ class Orders(threading.Thread):
     def _leave_or_end(self) -> None:
         with self._deciding:
             if not self._trains:  # It reads data, perhaps for long: nothing was trained, so there is nothing to save.
-                self._pipe.send(Left())
+                with contextlib.suppress(WorkerGone):
+                    self._pipe.send(Left())
                 os._exit(0)
             self._leave = True

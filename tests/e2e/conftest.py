@@ -58,6 +58,11 @@ class Up:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
             )
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        """Wait until the API says that it is ready."""
+        assert self.process is not None
         until = time.monotonic() + READY_SECONDS
         while True:
             assert self.process.poll() is None, (self.state.parent / f"{self.state.name}.log").read_text()[-4000:]

@@ -152,6 +152,7 @@ def test_every_service_may_be_killed_while_a_job_runs(up: Up) -> None:
         seen.append(until(stream, lambda m: m["event"] == "EpochCompleted", seen))
         [pid] = [row["pid"] for row in up.ps() if row["service"] == service]
         os.kill(pid, signal.SIGKILL)
+    up.until_ready()  # The epochs that were heard may be older than the kills.
     seen.append(until(stream, lambda m: m["event"] == "EpochCompleted", seen))
     server.post("/api/train/stop", {"job_id": job_id})
     seen.append(until(stream, lambda m: m["status"] == "stopped", seen))

@@ -49,6 +49,7 @@ NAMES = (
     "never_asks",
     "leaves_a_process_behind",
     "works_until_told",
+    "tells_for_ever",
     "reads_for_ever",
     "is_not_finite",
 )
@@ -180,6 +181,13 @@ def works_until_told(run: TrainingRun) -> Iterator[Result]:
     while not run.leave():
         steps += 1
     yield Interrupted(0, steps, lambda: {"steps": steps})
+
+
+def tells_for_ever(_run: TrainingRun) -> Iterator[Result]:
+    """Has something to say all the time."""
+    yield Ready()
+    while True:
+        yield EpochResult(1, {"loss": 1.0}, 0.0, True, dict)
 
 
 def reads_for_ever(_run: TrainingRun) -> Iterator[Result]:

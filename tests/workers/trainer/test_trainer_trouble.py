@@ -11,6 +11,7 @@ import pytest
 
 from tests.workers.trainer.bench import TABLE, Bench
 from workers.child_messages import EpochDone, Go, Logged, Prepared
+from workers.trainer_orders import ORPHANED
 from workers.warm_child import WarmChildren
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -104,14 +105,17 @@ class TestPrinting:
 
 
 class TestPartings:
-    async def test_a_child_ends_when_its_worker_closes_the_pipe(self, children: WarmChildren, bench: Bench) -> None:
+    @pytest.mark.parametrize("doing", ["never_asks", "tells_for_ever"])
+    async def test_a_child_ends_when_its_worker_closes_the_pipe(
+        self, children: WarmChildren, bench: Bench, doing: str
+    ) -> None:
         child = await children.take()
-        await child.send(bench.job("never_asks"))
+        await child.send(bench.job(doing))
         await child.send(Go())
         assert isinstance(await child.receive(), Prepared)
         await child.close()
         ended = await child.wait()
-        assert ended.code == 3
+        assert ended.code == ORPHANED
 
     async def test_a_waiting_child_that_is_killed_is_replaced(self, children: WarmChildren, bench: Bench) -> None:
         first = await children.take()
