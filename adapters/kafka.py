@@ -169,7 +169,18 @@ def fail_waiting(closed: AIOKafkaProducer) -> None:
 
     aiokafka lets them wait for ever, and whoever shares a producer does not know that somebody else closed it.
     """
-    closed._message_accumulator.fail_all(KafkaConnectionError("the producer was closed before this was acknowledged"))
+    accumulator = closed._message_accumulator
+    batches = {
+        *accumulator._pending_batches,
+        *(batch for waiting in accumulator._batches.values() for batch in waiting),
+    }
+    # One that was to be sent again is not among the pending ones, where its end looks for it.
+    accumulator._pending_batches.update(batches)
+    accumulator.fail_all(KafkaConnectionError("the producer was closed before this was acknowledged"))
+    for batch in batches:
+        for future in (batch._drain_waiter, *(future for future, _ in batch._msg_futures)):
+            if not future.cancelled():
+                future.exception()  # Where nobody waits any more, nobody is told that nobody looked.
 
 
 class Appender:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from adapters.kafka import (
     OutcomeUnknown,
     client_options,
     consumer,
+    fail_waiting,
     partition_of,
     producer,
     topic_name,
@@ -333,6 +335,33 @@ async def test_a_consumer_that_had_just_been_started_ends_with_all_that_it_runs(
     await reader.stop()
     assert reader._client._sync_task is None
     assert not any(connection.connected() for connection in reader._client._conns.values())
+
+
+@pytest.mark.parametrize("sent_before", [False, True])
+async def test_a_closed_producer_fails_those_who_wait_and_says_nothing_of_those_who_do_not(
+    settings: KafkaSettings, sent_before: bool
+) -> None:
+    await create_topics(settings)
+    heard: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    writer = producer(settings)
+    await writer.start()
+    await asyncio.sleep(0)
+    await writer._sender.close()  # So that nothing is acknowledged.
+    name = topic_name(settings, EVENTS)
+    waited_for, given_up = [await writer.send(name, b"value", key=b"key", partition=0) for _ in range(2)]
+    if sent_before:
+        place, accumulator = TopicPartition(name, 0), writer._message_accumulator
+        accumulator.reenqueue(accumulator._pop_batch(place))
+    await writer.client.close()
+    writer._closed = True
+    fail_waiting(writer)
+    with pytest.raises(KafkaConnectionError, match="closed before this was acknowledged"):
+        await waited_for
+    del waited_for, given_up, writer
+    gc.collect()
+    await asyncio.sleep(0)
+    assert heard == []
 
 
 async def test_clients_pause_between_looks_at_a_broker_that_is_away(settings: KafkaSettings) -> None:
