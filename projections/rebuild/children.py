@@ -23,7 +23,7 @@ from projections.rebuild import connecting
 from projections.rebuild.replay import NotRebuildable, Replay
 from projections.rebuild.runs import Run
 
-_NICE = 5
+_NICE = 10
 """Who reads and writes goes first where cores are short."""
 _OUTAGES = (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
