@@ -7,8 +7,8 @@ has the length -1.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from struct import Struct
 from typing import Any
 
@@ -99,27 +99,46 @@ class Copied:
             self.place += 2 + sum(4 + len(f or b"") for f in found)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def copied(connection: Any, query: str, *arguments: Any) -> AsyncIterator[Copied]:
-    """The rows of a query, streamed: the server waits while nobody reads."""
+    """The rows of a query, streamed: the server waits while nobody reads.
+
+    However it is left, the connection can be used or closed afterwards; whoever is cancelled in it loses the connection.
+    """
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(_DEPTH)
 
+    read = True
+
     async def send() -> None:
+        failed: Exception | None = None
         try:
             await connection.copy_from_query(query, *arguments, output=queue.put, format="binary")
-        finally:
+        except Exception as error:
+            failed = error
+        if read:  # Nobody makes room for it otherwise.
             await queue.put(None)
+        if failed is not None:
+            raise failed
 
     sending = asyncio.create_task(send())
     try:
         stream = Copied(queue, sending)
         await stream.begin()
         yield stream
+    except Exception:
+        # The rest is read all the same: if a COPY is cancelled whose end was received already, asyncpg waits for ever for
+        # the server's word on it before it does anything more on this connection, closing it included.
+        with contextlib.suppress(Exception):
+            await drain(queue, sending)
+        raise
+    else:
         await drain(queue, sending)
     finally:
-        if not sending.done():
+        if not sending.done():  # We are cancelled, and do not wait.
+            read = False
+            connection.terminate()
             sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+            await asyncio.gather(sending, return_exceptions=True)
 
 
 async def drain(queue: asyncio.Queue[bytes | None], sending: asyncio.Task[None]) -> None:

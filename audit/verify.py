@@ -88,10 +88,11 @@ async def _connected(settings: Settings, snapshot: str | None = None) -> Any:
     options["command_timeout"] = None
     connection = await asyncpg.connect(**options)
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            if snapshot is not None:
-                await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            yield connection
+        # It ends with the connection: there is nothing to take back, and who was cancelled may have lost the connection.
+        await connection.transaction(isolation="repeatable_read", readonly=True).start()
+        if snapshot is not None:
+            await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        yield connection
     finally:
         await connection.close()
 
