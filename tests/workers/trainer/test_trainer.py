@@ -128,7 +128,8 @@ class TestLeaving:
         child = await children.take()
         await child.send(bench.job("works_until_told"))
         await child.send(Go())
-        assert isinstance(await child.receive(), Prepared)
+        while not isinstance(await child.receive(), Logged):  # Who leaves before training has nothing to save.
+            pass
         await child.send(Leave())
         assert (await bench.listen(child)).code == 0
         (written,) = bench.heard(CheckpointWritten)
