@@ -106,7 +106,6 @@ async def copied(connection: Any, query: str, *arguments: Any) -> AsyncIterator[
     However it is left, the connection can be used or closed afterwards; whoever is cancelled in it loses the connection.
     """
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(_DEPTH)
-
     read = True
 
     async def send() -> None:
