@@ -8,6 +8,7 @@ arrive. And every partition is chosen by Kafka's murmur2 on the key, which `part
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,6 +26,8 @@ Headers = Sequence[tuple[str, bytes]]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.4
 CONNECT_SECONDS = 3.0
 """A broker that takes a connection and does not greet within this is passed over for the next one."""
+PARTING_SECONDS = 5.0
+"""How long the end of a client is waited for."""
 _create_conn = aiokafka.client.create_conn
 
 
@@ -157,6 +160,13 @@ def consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
     made = _Consumer(**options)
     _patient(made._client)
     return made
+
+
+async def let_go(client: AIOKafkaConsumer) -> None:
+    """End a consumer, whatever state it is in."""
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(PARTING_SECONDS):
+            await client.stop()
 
 
 AT_LEISURE: dict[str, Any] = {"fetch_min_bytes": 256 * 1024, "fetch_max_wait_ms": 500}

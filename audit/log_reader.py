@@ -15,7 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 
-from adapters.kafka import consumer, topic_name
+from adapters.kafka import consumer, let_go, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from schemas.topics import EVENTS, Topic
@@ -23,7 +23,6 @@ from schemas.topics import EVENTS, Topic
 _FETCH_BYTES = 4 * 1024 * 1024
 _BATCH = 5_000
 SILENT_SECONDS = 30.0
-_PARTING_SECONDS = 5.0
 
 
 class LogUnreadable(Exception):
@@ -44,7 +43,7 @@ async def bounds(settings: KafkaSettings, topic: Topic = EVENTS) -> dict[int, tu
         first = await client.beginning_offsets(parts)
         end = await client.end_offsets(parts)
     finally:
-        await _let_go(client)
+        await let_go(client)
     return {at.partition: (first[at], end[at]) for at in parts}
 
 
@@ -78,7 +77,7 @@ class LogReader:
             client.assign([self.at])
             yield client
         finally:
-            await _let_go(client)
+            await let_go(client)
 
     async def read(self, end: int, first: int = 0) -> AsyncGenerator[list[Any], None]:
         """The records from `first` up to, not including, `end`, in batches. Raises `LogUnreadable` and `KafkaError`.
@@ -139,10 +138,3 @@ class LogReader:
                     if found.get(self.at):
                         return list(found[self.at])
         return []
-
-
-async def _let_go(client: AIOKafkaConsumer) -> None:
-    """Whatever state it is in."""
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(_PARTING_SECONDS):
-            await client.stop()

@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from adapters.kafka import consumer, fail_waiting, producer, topic_name
+from adapters.kafka import PARTING_SECONDS, consumer, fail_waiting, let_go, producer, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
@@ -20,7 +20,6 @@ FETCH_BYTES = 2 * 1024 * 1024
 """What one answer of the broker may hold of a partition: some 2,400 records of 755 bytes, so also a batch's size."""
 _BATCH_BYTES = 768 * 1024
 """Of one batch that is sent: below the megabyte that a broker takes if nobody told it otherwise. Each costs half a millisecond."""
-_PARTING_SECONDS = 5.0
 
 
 class Producers:
@@ -70,7 +69,7 @@ async def abandon(client: Any) -> None:
     client._closed = True  # `stop` would flush, and that may take for ever.
     try:
         with contextlib.suppress(KafkaError, TimeoutError, OSError):
-            async with asyncio.timeout(_PARTING_SECONDS):
+            async with asyncio.timeout(PARTING_SECONDS):
                 await client.client.close()
                 await client._sender.close()
                 await client.client.close()  # The sender may have connected anew in between.
@@ -111,9 +110,7 @@ class PartitionReader:
 
     async def close(self) -> None:
         """Let go of it, whatever state it is in."""
-        with contextlib.suppress(KafkaError, TimeoutError, OSError):
-            async with asyncio.timeout(_PARTING_SECONDS):
-                await self._consumer.stop()
+        await let_go(self._consumer)
 
     async def bounds(self) -> tuple[int, int]:
         """The first offset that the log still has, and the one that the next record will get."""

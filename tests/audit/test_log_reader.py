@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audit import log_reader
+from adapters import kafka
 from audit.log_reader import LogReader, LogUnreadable
 from schemas.topics import EVENTS
 from tests.projections.platform import Log
@@ -30,9 +30,9 @@ async def test_a_client_that_does_not_end_is_left_after_a_while(monkeypatch: pyt
         async def stop(self) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(log_reader, "_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(kafka, "PARTING_SECONDS", 0.01)
     stuck: Any = Stuck()
-    await log_reader._let_go(stuck)
+    await kafka.let_go(stuck)
 
 
 async def test_whoever_waits_for_a_client_to_end_can_be_cancelled() -> None:
@@ -44,7 +44,7 @@ async def test_whoever_waits_for_a_client_to_end_can_be_cancelled() -> None:
             await asyncio.Event().wait()
 
     stuck: Any = Stuck()
-    stopping = asyncio.create_task(log_reader._let_go(stuck))
+    stopping = asyncio.create_task(kafka.let_go(stuck))
     await begun.wait()
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -7,27 +7,11 @@ import threading
 
 import pytest
 
-from domain.events import DatasetRef
+from tests.workers.orders import TRAIN
 from workers import trainer, trainer_setup
 from workers.child_messages import Prepared, Train
 from workers.child_pipe import ChildEnd, WorkerGone
 from workers.trainer_orders import ORPHANED
-
-TRAIN = Train(
-    workspace="w",
-    job_id="job",
-    attempt=1,
-    recipe="tabular",
-    recipe_version=1,
-    parameters={},
-    epochs=1,
-    dataset=DatasetRef(id="d", uri="datasets/d", sha256="0" * 64, format="csv"),
-    checkpoint=None,
-    store_url="file:///nowhere",
-    scratch="/nowhere",
-    device="cpu",
-    threads=1,
-)
 
 
 def test_who_sends_to_a_worker_that_is_gone_is_told() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 
-from domain.events import DatasetRef
-from workers.child_messages import Leave, Train
+from tests.workers.orders import TRAIN
+from workers.child_messages import Leave
 from workers.child_pipe import WorkerEnd
 from workers.child_process import Child, Ended
 
@@ -96,21 +97,7 @@ def test_closing_that_is_cancelled_leaves_the_connection_to_be_closed_by_the_nex
 
 @pytest.mark.parametrize("loop", RUN)
 def test_a_child_that_dies_while_something_is_sent_to_it_is_no_error(loop: str) -> None:
-    long = Train(
-        workspace="w",
-        job_id="j",
-        attempt=1,
-        recipe="r",
-        recipe_version=1,
-        parameters={"text": "x" * 8_000_000},
-        epochs=1,
-        dataset=DatasetRef(id="d", uri="d", sha256="0", format="csv"),
-        checkpoint=None,
-        store_url="memory:",
-        scratch="",
-        device=None,
-        threads=1,
-    )
+    long = replace(TRAIN, parameters={"text": "x" * 8_000_000})
 
     async def die_in_the_middle() -> None:
         connection, theirs = socket.socketpair()
