@@ -165,8 +165,7 @@ def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name:
 
     async def end() -> None:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(end)
 

@@ -94,7 +94,8 @@ class Listener:
             self._tell(True)
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(lost.wait(), _PULSE_SECONDS)
+                    async with asyncio.timeout(_PULSE_SECONDS):
+                        await lost.wait()
                     return
                 try:
                     await connection.fetchval("SELECT 1", timeout=_PULSE_SECONDS)

@@ -151,7 +151,8 @@ async def cancel_rebuild(request: Request, caller: CurrentCaller) -> Response:
         await runs.ask_to_cancel(services.pool)
     else:
         process = await _process(services.settings, ["--cancel"])
-        await asyncio.wait_for(process.wait(), _START_SECONDS)
+        async with asyncio.timeout(_START_SECONDS):
+            await process.wait()
     log.info("rebuild cancelled", run=status.run.id, user=caller.user)
     id = status.run.id
     until = asyncio.get_running_loop().time() + _START_SECONDS

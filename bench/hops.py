@@ -70,7 +70,8 @@ async def measure() -> Hops:
             assert json.loads(await socket.recv())["type"] == "subscribed"
             listening = asyncio.create_task(_listen(socket, hops))
             await _send(settings, workspace, job_id, hops, last_sent)
-            await asyncio.wait_for(listening, 60)
+            async with asyncio.timeout(60):
+                await listening
         return hops
 
 

@@ -95,7 +95,8 @@ async def _stream(server: Server, settings: Settings, workspace: str, job_id: st
                 sent[number] = time.perf_counter()  # The line of number 0 begins the attempt.
                 await client.send_and_wait(topic, value, key=key)
                 await due
-            await asyncio.wait_for(listening, 60)
+            async with asyncio.timeout(60):
+                await listening
         finally:
             await client.stop()
     return [1000 * (came[epoch] - sent[epoch]) for epoch in sorted(came)]

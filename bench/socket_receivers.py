@@ -118,9 +118,11 @@ async def main() -> None:
     for path in order["paths"]:
         made = functools.partial(Receiver, path, order["say"].encode(), crowd)
         await loop.create_connection(made, order["host"], order["port"])
-    await asyncio.wait_for(crowd.all_open.wait(), 60)
+    async with asyncio.timeout(60):
+        await crowd.all_open.wait()
     print(json.dumps({"open": True}), flush=True)
-    await asyncio.wait_for(crowd.all_done.wait(), 120)
+    async with asyncio.timeout(120):
+        await crowd.all_done.wait()
     print(json.dumps({"seconds": crowd.last_at - crowd.first_at}), flush=True)
 
 

@@ -292,7 +292,8 @@ class Storm:
     async def _records(self, what: str, do: Callable[[random.Random], Awaitable[int]]) -> None:
         at = time.time()
         try:
-            count = await asyncio.wait_for(do(self.rng), 5.0)
+            async with asyncio.timeout(5.0):
+                count = await do(self.rng)
         except (TimeoutError, OSError) as error:
             raise NothingToHit("log") from error
         if not count:

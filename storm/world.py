@@ -154,7 +154,8 @@ class World:
             if up.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     up.send_signal(signal.SIGTERM)
-            statuses.append(await asyncio.wait_for(up.wait(), 90))
+            async with asyncio.timeout(90):
+                statuses.append(await up.wait())
         for proxy in (self.proxy, *self.kafka_proxies):
             await proxy.stop()
         return statuses

@@ -189,7 +189,8 @@ class Attempt:
         self._log.debug("claimed")
         while not (self._granted.is_set() or self._giving_up.is_set()):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._granted.wait(), 2 * self._around.lease_seconds)
+                async with asyncio.timeout(2 * self._around.lease_seconds):
+                    await self._granted.wait()
                 return
             # An answer may have been lost with the projector that gave it. A claim again refused is answered again.
             self._records.repeat(claim)
@@ -227,8 +228,7 @@ class Attempt:
             return Ending(said=said, ended=ended, told_to_leave=self._leaving.is_set())
         finally:
             listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            await asyncio.gather(listening, return_exceptions=True)
 
     async def _let_go(self, child: Child) -> None:
         await child.send(Go())
@@ -242,7 +242,8 @@ class Attempt:
         await self._leaving.wait()
         await child.send(Leave())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._reports.heard_all.wait(), self._grace)
+            async with asyncio.timeout(self._grace):
+                await self._reports.heard_all.wait()
             return
         self._log.warning("the training did not leave in time and is killed", grace_seconds=self._grace)
         child.kill()
@@ -318,11 +319,13 @@ class Attempt:
             if self._ending is not None:
                 # It has said its last word, as a rule, and goes by itself.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(child.wait(), GOES_BY_ITSELF)
+                    async with asyncio.timeout(GOES_BY_ITSELF):
+                        await child.wait()
         finally:
             child.kill()
         try:
-            await asyncio.wait_for(child.wait(), DIES_IN)
+            async with asyncio.timeout(DIES_IN):
+                await child.wait()
         except TimeoutError:
             self._log.error("the training process cannot be killed", pid=child.pid)
         await child.close()

@@ -91,8 +91,9 @@ async def newest_present(store: ObjectStore, job: Job) -> SavedCheckpoint | None
     candidates = [saved for saved in reversed(job.checkpoints) if job.may_start_from(saved.checkpoint)]
     for saved in candidates:
         try:
-            if await asyncio.wait_for(store.head(saved.checkpoint.uri), LOOK_SECONDS) is not None:
-                return saved
+            async with asyncio.timeout(LOOK_SECONDS):
+                if await store.head(saved.checkpoint.uri) is not None:
+                    return saved
         except (StoreUnavailable, TimeoutError):
             return saved
         except ValueError:

@@ -67,7 +67,8 @@ async def lines(reader: asyncio.StreamReader, stream: str) -> AsyncIterator[Logg
     rest = b""
     while True:
         try:
-            chunk = await asyncio.wait_for(reader.read(CHUNK), 1.0)
+            async with asyncio.timeout(1.0):
+                chunk = await reader.read(CHUNK)
         except TimeoutError:
             for logged in budget.take([]):
                 yield logged

@@ -50,7 +50,8 @@ class Pulse:
             await self.beat()
             before = awake_clock()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await self._due.wait()
             slept = awake_clock() - before
             if slept > 2 * self._interval:
                 self._on_frozen(slept)

@@ -88,7 +88,8 @@ class Tail:
                     while self._consumer is consumer and await _is_behind(consumer, ends):
                         self._moved.clear()
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._moved.wait(), 1.0)
+                            async with asyncio.timeout(1.0):
+                                await self._moved.wait()
                     if self._consumer is consumer:
                         return
             await asyncio.sleep(FIRST_PAUSE)
@@ -105,8 +106,7 @@ class Tail:
             checking.result()
         finally:
             checking.cancel()
-            with contextlib.suppress(asyncio.CancelledError, KafkaError):
-                await checking
+            await asyncio.gather(checking, return_exceptions=True)
 
     async def _check(self, consumer: AIOKafkaConsumer) -> None:
         """Says when the start is behind us, and ends when the consumer should be replaced."""
@@ -139,7 +139,8 @@ class Tail:
         while await _is_behind(consumer, ends):
             self._moved.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), 0.1)
+                async with asyncio.timeout(0.1):
+                    await self._moved.wait()
 
     async def _ends(self, consumer: AIOKafkaConsumer) -> Mapping[TopicPartition, int]:
         async with asyncio.timeout(CHECK_SECONDS):

@@ -17,7 +17,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ class WarmChildren:
         """End the fork server and every child, also one that trains."""
         if self._keeping is not None:
             self._keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeping
+            await asyncio.gather(self._keeping, return_exceptions=True)
         while not self._waiting.empty():
             await self._waiting.get_nowait().close()
         if self._server is not None:

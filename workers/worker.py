@@ -158,7 +158,8 @@ class Worker:
         self._devices.stop()
         # A disk that hangs must not keep us.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._store.close(), 2)
+            async with asyncio.timeout(2):
+                await self._store.close()
 
     # --- what arrives ------------------------------------------------------------------------------------------------
 

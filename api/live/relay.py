@@ -69,9 +69,7 @@ class Relay:
         self.sockets.close_all(RESTARTING, "the server restarts; reconnect and resume")
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.hub.close()
 
     def problems(self) -> dict[str, str]:

@@ -105,8 +105,7 @@ class AsgiSink:
         if self._ending is None:
             self._closed = True
             self._sender.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sender
+        await asyncio.gather(self._sender, return_exceptions=True)
         self._writable.set()
 
     async def _run(self) -> None:

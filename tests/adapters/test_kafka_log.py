@@ -323,7 +323,8 @@ async def test_a_consumer_ends_while_a_fetch_of_it_pauses_after_an_error(setting
         return await fetch(*arguments)
 
     reader._fetcher._proc_fetch_request = failing
-    await asyncio.wait_for(pausing.wait(), LONGEST)
+    async with asyncio.timeout(LONGEST):
+        await pausing.wait()
     await reader.stop()
     assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
 

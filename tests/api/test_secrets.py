@@ -62,7 +62,8 @@ async def test_no_secret_is_kept_or_said_anywhere(
         url = platform.url.replace("http", "ws")
         async with websockets.connect(f"{url}/api/ws?ticket={ticket}") as socket:
             await socket.send('{"type": "subscribe_job", "job_id": "x"}')
-            await asyncio.wait_for(socket.recv(), 10)
+            async with asyncio.timeout(10):
+                await socket.recv()
         assert (await http.get("/api/nothing", params={"token": token})).status_code == 404
     assert "user registered" in logged.getvalue()
     for secret in (CANARY, token, ticket):
@@ -103,7 +104,8 @@ async def test_logging_out_closes_the_sockets(platform: Platform, member: Member
     async with websockets.connect(url + ticket) as socket:
         assert (await member.http.post("/api/auth/logout")).status_code == 204
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            await asyncio.wait_for(socket.recv(), 10)
+            async with asyncio.timeout(10):
+                await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
     with pytest.raises(websockets.InvalidStatus) as refused:

@@ -66,7 +66,8 @@ def row(id: str, requesthash: str = "told") -> tuple[Any, ...]:
 
 
 async def soon(verdict: asyncio.Future[Verdict]) -> Verdict:
-    return await asyncio.wait_for(verdict, 10)
+    async with asyncio.timeout(10):
+        return await verdict
 
 
 async def test_a_verdict_comes_with_its_commit_and_is_not_looked_up(verdicts: Verdicts, database: asyncpg.Pool) -> None:

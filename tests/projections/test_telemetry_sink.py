@@ -157,7 +157,8 @@ async def test_what_cannot_be_stored_now_is_kept_until_it_can_or_it_is_told_to_s
         await until(tried)
         assert not storing.done()
         stop.set()
-        assert not await asyncio.wait_for(storing, DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            assert not await storing
         pool.terminate()
 
         # As a service it waits in the same way, from its first look at the tables on.

@@ -44,7 +44,8 @@ async def proxy() -> AsyncIterator[Proxy]:
 async def said(streams: Streams, line: bytes) -> bytes:
     reader, writer = streams
     writer.write(line)
-    return await asyncio.wait_for(reader.readline(), 5)
+    async with asyncio.timeout(5):
+        return await reader.readline()
 
 
 async def test_what_is_said_is_passed_on_both_ways(proxy: Proxy) -> None:
@@ -60,7 +61,8 @@ async def test_a_cut_is_seen_at_both_ends_and_a_new_connection_works(proxy: Prox
     assert await said(streams, b"hello\n") == b"hello\n"
     assert proxy.cut() == 1
     with pytest.raises((ConnectionError, EOFError)):
-        await asyncio.wait_for(streams[0].readexactly(1), 5)
+        async with asyncio.timeout(5):
+            await streams[0].readexactly(1)
     streams[1].close()
     again = await asyncio.open_connection("127.0.0.1", proxy.port)
     assert await said(again, b"hello again\n") == b"hello again\n"
@@ -78,7 +80,8 @@ async def test_replies_can_be_lost_while_requests_arrive(proxy: Proxy) -> None:
     proxy.cut()
     proxy.replies.set()
     with pytest.raises((ConnectionError, EOFError)):
-        await asyncio.wait_for(waiting, 5)
+        async with asyncio.timeout(5):
+            await waiting
     writer.close()
 
 
@@ -86,5 +89,6 @@ async def test_a_target_that_is_away_refuses(proxy: Proxy) -> None:
     proxy.target = ("127.0.0.1", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     with pytest.raises((ConnectionError, EOFError)):
-        await asyncio.wait_for(reader.readexactly(1), 5)
+        async with asyncio.timeout(5):
+            await reader.readexactly(1)
     writer.close()

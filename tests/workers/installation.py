@@ -81,7 +81,8 @@ class Service:
 
     async def until_ended(self, seconds: float = 30) -> int:
         """Its exit status."""
-        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), seconds)
+        async with asyncio.timeout(seconds):
+            return await asyncio.to_thread(self.process.wait)
 
     def children(self) -> list[int]:
         """The processes that it has started, and those that they have."""
@@ -133,7 +134,8 @@ class Installation:
                 os.killpg(service.process.pid, signal.SIGKILL)
             service.process.wait()
         if self._producer is not None:
-            await asyncio.wait_for(self._producer.stop(), 10)
+            async with asyncio.timeout(10):
+                await self._producer.stop()
         await self.store.close()
 
     def start(self, name: str, *, hours_off: int = 0, **changes: str) -> Service:

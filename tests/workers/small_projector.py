@@ -84,7 +84,8 @@ class SmallProjector:
             while not (answer := condition()):
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 0.2)
+                    async with asyncio.timeout(0.2):
+                        await self._changed.wait()
         return answer
 
     def job(self, job_id: str) -> Job | None:
@@ -128,7 +129,8 @@ class SmallProjector:
             finally:
                 for client in (consumer, producer):
                     with contextlib.suppress(TimeoutError, KafkaError):
-                        await asyncio.wait_for(client.stop(), 2)
+                        async with asyncio.timeout(2):
+                            await client.stop()
 
     async def _judge(self, producer: Any, record: Any) -> None:
         document = envelope.decode(record.value)

@@ -66,7 +66,8 @@ class TestOrder:
         sending = asyncio.create_task(sent.run())
         for number in range(1, 50):
             await sent.put(epoch(number))
-        await asyncio.wait_for(sent.flush(), 10)
+        async with asyncio.timeout(10):
+            await sent.flush()
         assert log.epochs == list(range(1, 50))
         assert log.most == 1
         await ended(sending)
@@ -83,8 +84,10 @@ class TestOrder:
         await asyncio.sleep(0.05)
         assert not late.done()
         log.open.set()
-        await asyncio.wait_for(late, 10)
-        await asyncio.wait_for(sent.flush(), 10)
+        async with asyncio.timeout(10):
+            await late
+        async with asyncio.timeout(10):
+            await sent.flush()
         assert log.epochs == list(range(1, HELD_BACK + 3))
         await ended(sending)
 
@@ -97,7 +100,8 @@ class TestOrder:
         await asyncio.sleep(0.05)
         assert log.values == []
         sent.go_on()
-        await asyncio.wait_for(sent.flush(), 10)
+        async with asyncio.timeout(10):
+            await sent.flush()
         assert log.epochs == [1]
         await ended(sending)
 
@@ -157,7 +161,8 @@ class TestMeasurements:
         for number in range(3 * LINES_HELD):
             measuring.line(Logged(stream="stdout", text=f"line {number}", time=1.0))
         log.open.set()
-        await asyncio.wait_for(flushing, 10)
+        async with asyncio.timeout(10):
+            await flushing
         await measuring.flush()
         lines = [text for one in log.measured if isinstance(one, LogLines) for _, text in one.lines]
         assert lines[0] == "first"

@@ -92,7 +92,8 @@ async def test_a_worker_that_is_told_to_go_while_the_broker_is_away_goes_in_time
         await projector.until(lambda: (job := projector.job(job_id)) and job.worker and job.epoch == 1)
         await keeper.stop()
         stop.set()
-        await asyncio.wait_for(working, 15)
+        async with asyncio.timeout(15):
+            await working
         assert Leave() in child.heard
         await worker.close()
         await keeper.start()

@@ -107,7 +107,8 @@ def test_a_child_that_dies_while_something_is_sent_to_it_is_no_error(loop: str) 
         await asyncio.get_running_loop().sock_recv(theirs, 1)
         assert not sending.done()
         theirs.close()
-        await asyncio.wait_for(sending, 10)
+        async with asyncio.timeout(10):
+            await sending
         await end.close()
 
     RUN[loop](die_in_the_middle())
@@ -124,7 +125,8 @@ def test_a_child_that_does_not_speak_the_protocol_is_killed(loop: str, nonsense:
         await child.open(connection, out, err)
         with theirs:
             theirs.sendall(nonsense)
-            ended = await asyncio.wait_for(child.wait(), 10)
+            async with asyncio.timeout(10):
+                ended = await child.wait()
             for descriptor in (out_end, err_end):
                 os.close(descriptor)
             assert await child.receive() is None

@@ -90,7 +90,8 @@ async def test_what_the_broker_refuses_is_said_and_repeated_until_it_takes_it(
         assert not appending.done()
         patient = {"message.timestamp.before.max.ms": "60000"}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, patient)])
-        await asyncio.wait_for(appending, 30)
+        async with asyncio.timeout(30):
+            await appending
         assert not producer._silent
     assert await values(settings, topic, sent) == [b"value"] * sent
 
@@ -127,5 +128,6 @@ async def test_a_record_that_waits_is_repeated_when_the_producer_was_given_up_fo
         producer._retire(shared)
         await asyncio.wait(producer._closing)
         await topic_of(admin, settings)
-        await asyncio.wait_for(appending, 60)
+        async with asyncio.timeout(60):
+            await appending
     assert await values(settings, topic, 1) == [b"value"]

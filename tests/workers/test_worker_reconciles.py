@@ -130,7 +130,8 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Event]:
         yield stop
     finally:
         stop.set()
-        await asyncio.wait_for(running, 30)
+        async with asyncio.timeout(30):
+            await running
         await worker.close()
 
 
@@ -156,7 +157,8 @@ class TestGrants:
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
         assert child.job_id == job_id
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         granted = scene.projector.job(job_id)
         assert granted is not None
         assert granted.is_held_by(scene.worker.id, 1)
@@ -173,14 +175,16 @@ class TestGrants:
         scene.projector.go_on()
         await scene.projector.until(lambda: (job := scene.projector.job(other)) and job.worker == scene.worker.id)
         last = scene.children.taken[-1]
-        await asyncio.wait_for(last.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await last.going.wait()
         assert last.job_id == other
         assert all(Go() not in child.heard for child in scene.children.taken if child.job_id == contested)
 
     async def test_a_claim_without_an_answer_occupies_the_worker(self, scene: Scene) -> None:
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         scene.projector.pause()
         child.finishes(2)
         first = scene.projector.job(job_id)
@@ -201,7 +205,8 @@ class TestGrants:
         stuck = scene.installation.workspace
         busy = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         waiting = await scene.job()
         await scene.projector.until(lambda: scene.projector.job(waiting))
         scene.projector.stand_still(stuck)
@@ -212,7 +217,8 @@ class TestGrants:
         scene.installation.move_to(elsewhere(stuck))
         other = await scene.job()
         third = await scene.children.until_taken(3)
-        await asyncio.wait_for(third.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await third.going.wait()
         assert (third.job_id, unanswered.was_killed) == (other, True)
         third.finishes(2)
         await scene.until(other, Status.COMPLETED)
@@ -221,7 +227,8 @@ class TestGrants:
 
         scene.projector.go_on()
         fourth = await scene.children.until_taken(4)
-        await asyncio.wait_for(fourth.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await fourth.going.wait()
         fourth.finishes(2)
         done = await scene.until(waiting, Status.COMPLETED)
         assert (done.attempt, done.losses) == (2, 0)
@@ -236,7 +243,8 @@ class TestGrants:
         monkeypatch.setattr(workers.worker, "UNANSWERED_LEASES", 0.01)
         await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         waiting, another = await scene.job(), await scene.job()
         await scene.projector.until(lambda: scene.projector.job(another))
         scene.projector.stand_still(scene.installation.workspace)
@@ -245,15 +253,18 @@ class TestGrants:
         await asyncio.sleep(LEASE / 2)  # Some beats, at each of which it would have been taken back.
         assert (unanswered.job_id, unanswered.was_killed) == (waiting, False)
         scene.projector.go_on()
-        await asyncio.wait_for(unanswered.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await unanswered.going.wait()
 
     async def test_a_grant_that_comes_after_the_claim_was_given_up_is_served(self, scene: Scene) -> None:
         await scene.installation.add_dataset(b"x\n")
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         await scene.installation.append(JobPauseRequested(), job_id)
-        await asyncio.wait_for(child.leaving.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.leaving.wait()
         paused = await scene.until(job_id, Status.PAUSED)
         scene.projector.pause()
         # To this worker the job seems to be queued; its claim waits behind a projector that judges nothing.
@@ -269,7 +280,8 @@ class TestGrants:
                 await asyncio.sleep(0.01)
         scene.projector.go_on()
         third = await scene.children.until_taken(3)
-        await asyncio.wait_for(third.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await third.going.wait()
         third.finishes(2)
         job = await scene.until(job_id, Status.COMPLETED)
         assert job.attempt == 2
@@ -277,7 +289,8 @@ class TestGrants:
     async def test_a_grant_that_it_cannot_serve_it_gives_back(self, scene: Scene) -> None:
         first = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         busy = scene.projector.job(first)
         second = await scene.job()
         await scene.installation.append(
@@ -297,7 +310,8 @@ class TestFencing:
     ) -> None:
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         lost = AttemptLost(attempt=1, worker=scene.worker.id, reason="lease_expired")
         await scene.installation.append(lost, job_id, actor="supervisor")
         second = await scene.children.until_taken(2)
@@ -309,7 +323,8 @@ class TestFencing:
     async def test_a_late_row_of_an_older_version_changes_nothing(self, scene: Scene) -> None:
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         job = scene.projector.job(job_id)
         assert job is not None
         await scene.publish(replace(job, status=Status.QUEUED, worker=None, attempt=0, version=job.version - 1))
@@ -335,7 +350,8 @@ class TestEnds:
         monkeypatch.setattr(workers.worker, "REASSERTED_AFTER", 0.5)
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         # A model of an epoch that never counted: the log refuses it, and nobody else would ever end the attempt.
         child.says(ModelWritten(last_epoch=2, files=(), metrics={}))
         await scene.projector.until(lambda: scene.projector.records(job_id, AttemptLost))
@@ -356,7 +372,8 @@ class TestEnds:
         await producer.stop()
         job_id = await scene.job()
         child = await scene.children.until_taken(1)
-        await asyncio.wait_for(child.going.wait(), 60)
+        async with asyncio.timeout(60):
+            await child.going.wait()
         child.finishes(2)
         await scene.until(job_id, Status.COMPLETED)
 
@@ -375,7 +392,8 @@ class TestTroubleOfTheMachine:
             (lost,) = projector.records(job_id, AttemptLost)
             assert (lost.worker, lost.reason) == (made.id, "released")
             child = await children.until_taken(1)
-            await asyncio.wait_for(child.going.wait(), 60)
+            async with asyncio.timeout(60):
+                await child.going.wait()
             child.finishes(2)
             await scene.until(job_id, Status.COMPLETED)
 
@@ -392,7 +410,8 @@ class TestTroubleOfTheMachine:
             async with working(made):
                 scene = Scene(installation, projector, made, children)
                 job_id = await scene.job()
-                await asyncio.wait_for((await children.until_taken(1)).going.wait(), 60)
+                async with asyncio.timeout(60):
+                    await (await children.until_taken(1)).going.wait()
                 lost = AttemptLost(attempt=1, worker=made.id, reason="lease_expired")
                 await installation.append(lost, job_id, actor="supervisor")
                 await children.until_taken(2)
@@ -415,7 +434,8 @@ class TestTroubleOfTheMachine:
                 assert children.taken == []
                 place.unlink()
                 child = await children.until_taken(1)
-                await asyncio.wait_for(child.going.wait(), 60)
+                async with asyncio.timeout(60):
+                    await child.going.wait()
                 child.finishes(2)
                 await scene.until(job_id, Status.COMPLETED)
         assert projector.records(job_id, AttemptLost) == []
@@ -431,7 +451,8 @@ class TestTroubleOfTheMachine:
                 scene = Scene(installation, projector, made, children)
                 job_id = await scene.job()
                 child = await children.until_taken(2)
-                await asyncio.wait_for(child.going.wait(), 60)
+                async with asyncio.timeout(60):
+                    await child.going.wait()
                 child.finishes(2)
                 await scene.until(job_id, Status.COMPLETED)
         [told] = [line for line in logged if line["event"] == "an attempt failed in the worker itself"]
@@ -452,7 +473,8 @@ class TestTroubleOfTheMachine:
             scene = Scene(installation, projector, made, children)
             job_id = await scene.job()
             child = await children.until_taken(1)
-            await asyncio.wait_for(child.going.wait(), 60)
+            async with asyncio.timeout(60):
+                await child.going.wait()
             child.says(EpochDone(epoch=1, metrics={"loss": 1.0}, seconds=0.1))
             child.says(EpochDone(epoch=2, metrics={"loss": 1.0}, seconds=0.1))
             child.says(ModelWritten(last_epoch=2, files=(), metrics={}))
@@ -475,7 +497,8 @@ class TestLeaving:
             scene = Scene(installation, projector, made, children)
             first = await scene.job()
             child = await children.until_taken(1)
-            await asyncio.wait_for(child.going.wait(), 60)
+            async with asyncio.timeout(60):
+                await child.going.wait()
             job = projector.job(first)
             assert job is not None
             projector.pause()

@@ -206,7 +206,8 @@ async def test_a_process_of_it_that_is_killed_ends_it_with_words_and_the_next_on
 
         for child in await until(working):
             child.kill()
-        _, said = await asyncio.wait_for(process.communicate(), 60)
+        async with asyncio.timeout(60):
+            _, said = await process.communicate()
     assert process.returncode == 1
     assert b"a process of the rebuild was killed" in said
     assert b"Traceback" not in said
@@ -268,4 +269,5 @@ async def test_a_mistake_in_a_process_of_it_is_told_to_its_parent_and_without_a_
         assert (type(said), str(said)) == (RuntimeError, "ZeroDivisionError: planted")
         await asyncio.to_thread(ours.poll, 60 * unread)
         ours.close()
-        await asyncio.wait_for(serving, 60)
+        async with asyncio.timeout(60):
+            await serving
