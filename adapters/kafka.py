@@ -169,6 +169,23 @@ async def let_go(client: AIOKafkaConsumer) -> None:
             await client.stop()
 
 
+async def abandon(client: AIOKafkaProducer) -> None:
+    """End a producer without waiting for what it has not sent: the connections first, so that nothing more leaves.
+
+    Whoever still waits for an acknowledgement gets a `KafkaConnectionError`; the record may or may not be in the log.
+    """
+    client._closed = True  # `stop` would flush, and that may take for ever.
+    await asyncio.sleep(0)  # What `start` created last begins: cancelled before, it would look as if we had been.
+    try:
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):
+            async with asyncio.timeout(PARTING_SECONDS):
+                await client.client.close()
+                await client._sender.close()
+                await client.client.close()  # The sender may have connected anew in between.
+    finally:
+        fail_waiting(client)
+
+
 AT_LEISURE: dict[str, Any] = {"fetch_min_bytes": 256 * 1024, "fetch_max_wait_ms": 500}
 """Options of a consumer whom half a second's delay does not matter. A fetch of twelve partitions costs the reader and the
 broker as much as many records do: this one is answered twice a second instead of after every record."""

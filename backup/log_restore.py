@@ -16,13 +16,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from adapters.kafka import producer, topic_name
+from adapters.kafka import abandon, producer, topic_name
 from adapters.settings import KafkaSettings
 from backup import record_file
 from backup.manifest import BackupRefused, PartitionCut
 from backup.record_file import Record
 from projections.chain import GENESIS, link
-from projections.kafka_clients import PartitionReader, abandon
+from projections.kafka_clients import PartitionReader
 from schemas.topics import EVENTS
 
 Told = Callable[[int], None]

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import shutil
 import signal
 import sys
 import threading
@@ -23,8 +24,8 @@ from ops.keeper import Keeper
 from ops.state_folder import StateFolder
 
 
-async def serve(folder: Path, *, durable: bool, while_locked: Path | None) -> None:
-    """Runs both until a signal, or until the lock is free."""
+async def serve(folder: Path, *, durable: bool, while_locked: Path | None, temporary: bool = False) -> None:
+    """Runs both until a signal, or until the lock is free; a temporary folder is removed then."""
     loop, end = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end.set)
@@ -44,6 +45,8 @@ async def serve(folder: Path, *, durable: bool, while_locked: Path | None) -> No
             await end.wait()
         finally:
             await asyncio.gather(*(keeper.stop() for keeper in keepers))
+            if temporary:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _when_unlocked(file: IO[str], loop: asyncio.AbstractEventLoop, end: asyncio.Event) -> None:
@@ -62,9 +65,16 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the state folder")
     parser.add_argument("--volatile", action="store_true", help="do not wait for the disk; a power cut loses the data")
     parser.add_argument("--while-locked", type=Path, metavar="FILE", help="end when no process holds a lock on it")
+    parser.add_argument("--temporary", action="store_true", help="remove the folder at the end")
     options = parser.parse_args()
+    serving = serve(
+        options.folder,
+        durable=not options.volatile,
+        while_locked=options.while_locked,
+        temporary=options.temporary,
+    )
     try:
-        asyncio.run(serve(options.folder, durable=not options.volatile, while_locked=options.while_locked))
+        asyncio.run(serving)
     except OperatorError as error:
         _note(str(error))
         return 1

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
 
-from adapters.kafka import PARTING_SECONDS, consumer, fail_waiting, let_go, producer, topic_name
+from adapters.kafka import abandon, consumer, let_go, producer, topic_name
 from adapters.parsed_records import hand_out_parsed
 from adapters.settings import KafkaSettings
 from projections.publishing import Publisher
@@ -51,30 +49,14 @@ class Producers:
         """Something sent through it failed: nobody sends anything more through it."""
         if self._publisher is publisher:
             failed, self._publisher, self._producer = self._producer, None, None
-            await abandon(failed)
+            if failed is not None:
+                await abandon(failed)
 
     async def close(self) -> None:
         """At the end."""
         self._publisher = None
-        await abandon(self._producer)
-
-
-async def abandon(client: Any) -> None:
-    """Close a producer without waiting for what it has not sent: the connections first, so that nothing more leaves.
-
-    Whoever still waits for an acknowledgement gets a `KafkaError`.
-    """
-    if client is None:
-        return
-    client._closed = True  # `stop` would flush, and that may take for ever.
-    try:
-        with contextlib.suppress(KafkaError, TimeoutError, OSError):
-            async with asyncio.timeout(PARTING_SECONDS):
-                await client.client.close()
-                await client._sender.close()
-                await client.client.close()  # The sender may have connected anew in between.
-    finally:
-        fail_waiting(client)
+        if self._producer is not None:
+            await abandon(self._producer)
 
 
 async def ends_of(settings: KafkaSettings, partitions: Sequence[int]) -> dict[int, int]:

@@ -17,10 +17,10 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, NotLeaderForPartitionError
 
-from adapters.kafka import producer
+from adapters.kafka import abandon, producer
 from adapters.postgres import create_pool
 from adapters.settings import DatabaseSettings, KafkaSettings
-from projections.kafka_clients import PartitionReader, abandon, ends_of
+from projections.kafka_clients import PartitionReader, ends_of
 from schemas.topics import EVENTS
 
 _READ_SECONDS = 15.0

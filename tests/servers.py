@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -78,8 +80,17 @@ def servers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterato
         yield Servers(dict(line.split("=", 1) for line in lines))
 
 
+def _data(folder: Path) -> Path:
+    """Where the servers keep their data: in memory where there is plenty, since a topic and a database are mostly files
+    made and deleted. Measured: a seventh of the CPU of such tests, and no waiting for the disk."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 8 * 2**30:
+        return Path(tempfile.mkdtemp(prefix="ravand-tests-", dir=memory))
+    return folder / "servers"
+
+
 def _start(folder: Path) -> str:
-    command = [sys.executable, "-m", "ops.dev_servers", str(folder / "servers"), "--volatile"]
+    command = [sys.executable, "-m", "ops.dev_servers", str(_data(folder)), "--volatile", "--temporary"]
     with (folder / "servers.log").open("a") as log:
         process = subprocess.Popen(
             [*command, "--while-locked", str(folder / "servers.users")],

@@ -16,7 +16,6 @@ from adapters.settings import KafkaSettings
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-CLOSE_SECONDS = 2.0
 SAY_AFTER = 2.0
 """After so many seconds without an acknowledgement somebody should be told."""
 
@@ -129,22 +128,6 @@ class SteadyProducer:
     def _retire(self, producer: AIOKafkaProducer) -> None:
         if self._producer is producer:
             self._producer = None
-        closing = asyncio.create_task(_close(producer))
+        closing = asyncio.create_task(kafka.abandon(producer))  # Others who sent through it repeat it.
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-
-
-async def _close(producer: AIOKafkaProducer) -> None:
-    """`stop` waits for every batch to be acknowledged, which may never happen; so wait a little, and then hang up."""
-    try:
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await producer.stop()
-                return
-        with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await producer._sender.close()  # `stop` cannot be repeated, and without this its tasks live on.
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            await producer.client.close()
-    finally:
-        kafka.fail_waiting(producer)  # Others may have sent through it too: they repeat it through the next one.

@@ -81,7 +81,8 @@ def _numbers(array: Array) -> tuple[float | None, float | None, float | None, in
             rows = rows[finite]
         if rows.size:
             low, high = min(low, float(rows.min())), max(high, float(rows.max()))
-            total, count = total + float(rows.sum(dtype=np.float64)), count + rows.size
+            with np.errstate(over="ignore"):  # A sum that no number holds is infinite: no mean is told then.
+                total, count = total + float(rows.sum(dtype=np.float64)), count + rows.size
     return (low, high, _mean(total, count), missing) if count else (None, None, None, missing)
 
 

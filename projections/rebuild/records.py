@@ -12,7 +12,7 @@ import msgspec
 import uuid_utils
 from aiokafka.errors import KafkaError
 
-from adapters.kafka import Appender, OutcomeUnknown, producer, topic_name
+from adapters.kafka import Appender, OutcomeUnknown, abandon, producer, topic_name
 from adapters.settings import Settings
 from domain.events import (
     ProjectionsRebuildCancelled,
@@ -23,7 +23,6 @@ from domain.events import (
     SystemEvent,
 )
 from domain.rules import SYSTEM_WORKSPACE
-from projections.kafka_clients import abandon
 from projections.reading import SYSTEM_KEY
 from projections.rebuild.runs import Run, now_ms
 from schemas import envelope

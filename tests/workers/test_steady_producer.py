@@ -16,7 +16,6 @@ from aiokafka.errors import MessageSizeTooLargeError
 from adapters.kafka import client_options, consumer
 from adapters.settings import KafkaSettings
 from tests.servers import delete_topic, kafka_settings_of
-from workers import steady_producer
 from workers.steady_producer import SteadyProducer
 
 
@@ -112,9 +111,8 @@ async def test_while_no_broker_is_there_it_says_so_and_goes_on_trying() -> None:
 
 
 async def test_a_record_that_waits_is_repeated_when_the_producer_was_given_up_for_another(
-    settings: KafkaSettings, admin: AIOKafkaAdminClient, monkeypatch: pytest.MonkeyPatch
+    settings: KafkaSettings, admin: AIOKafkaAdminClient
 ) -> None:
-    monkeypatch.setattr(steady_producer, "CLOSE_SECONDS", 0.2)
     topic = await topic_of(admin, settings)
     async with steady(settings) as producer:
         await producer.append(topic, key=b"k", value=b"before")

@@ -54,6 +54,11 @@ class TestArrays:
         assert (array.shape, array.minimum, array.maximum, array.mean) == ((2,), 0.0, 4.0, 7 / 4)
         assert result.preview[1] == ("2", None, "ب", False, "2024-01-02T00:00:00Z", "y")
 
+    def test_a_mean_that_no_number_holds_is_not_told(self, tmp_path: Path) -> None:
+        block, column = profile(saved(tmp_path, block=np.full((3, 4), 1e308), column=[1e308] * 3), "x.npz").columns
+        assert (block.minimum, block.maximum, block.mean) == (1e308, 1e308, None)
+        assert (column.minimum, column.maximum) == (1e308, 1e308)
+
     @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8", ">u2", "?", "f2"])
     @pytest.mark.parametrize("order", ["C", "F"])
     def test_training_gets_the_same_values(self, tmp_path: Path, dtype: str, order: str) -> None:
