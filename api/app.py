@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from api import access, datasets, document, errors, health, job_events, jobs, me
 from api.accounts import routes as accounts
 from api.building import build
 from api.connections import BoundedHttp
-from api.entry import Entry
+from api.entry import Entry, is_news
 from api.live import UVICORN_OPTIONS
 
 log = structlog.get_logger("api")
@@ -85,6 +86,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     acknowledgement. Raises OSError when the address is taken.
     """
     listening = _listening(settings)
+    logging.getLogger("uvicorn.error").addFilter(is_news)
     config = uvicorn.Config(
         create_app(settings),
         http=BoundedHttp,

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord
 
+from adapters import kafka
 from adapters.kafka import (
     Appender,
     Murmur2Partitioner,
@@ -381,3 +382,14 @@ async def test_clients_pause_between_looks_at_a_broker_that_is_away(settings: Ka
             assert tries <= 6, "at most every 0.05, 0.1, 0.2, 0.4 seconds"
             client._get_conn = connect
             assert await client.force_metadata_update()
+
+
+async def test_the_rounds_of_a_password_are_computed_for_the_first_connection_alone(settings: KafkaSettings) -> None:
+    kafka._salted.cache_clear()
+    await create_topics(settings)
+    async with producer(settings) as one, producer(settings) as other:
+        for client in (one, other):
+            await client.send_and_wait(topic_name(settings, EVENTS), b"value", key=b"key")
+    known = kafka._salted.cache_info()
+    assert known.misses == 1
+    assert known.hits >= 2

@@ -32,6 +32,7 @@ from projections import snapshots
 from schemas.topics import EVENTS
 from tests.projections.platform import ROOT, Log, project
 from tests.projections.records import Written, one_job, stream, written
+from tests.servers import Servers
 
 KEY = bytes(range(32))
 
@@ -237,10 +238,9 @@ async def test_a_journal_whose_tail_was_cut_is_found(history: Log) -> None:
 
 
 @pytest.fixture
-def broker_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def broker_folder(servers: Servers) -> Path:
     """Where the run's broker keeps its data."""
-    base = tmp_path_factory.getbasetemp()
-    return (base if worker_id == "master" else base.parent) / "servers" / "kafka" / "data"
+    return servers.folder / "kafka" / "data"
 
 
 def segment(log: Log, broker_folder: Path, partition: int) -> Path:
