@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,11 +17,11 @@ from aiokafka.errors import KafkaTimeoutError
 from pydantic import SecretStr
 
 from adapters.kafka import client_options, topic_name
-from adapters.settings import Settings
+from adapters.settings import KafkaSettings, Settings
 from domain import workspace
 from projections import flow, jobs_table, judging, log_check, partition, trouble
 from projections import projector as projector_module
-from projections.kafka_clients import PartitionReader
+from projections.kafka_clients import PartitionReader, ends_of
 from projections.log_check import LogDiverged, complete
 from projections.ownership import Ownership
 from schemas.facts import VERSION_HEADER, WORKSPACE_HEADER
@@ -338,6 +339,59 @@ class TestALogThatIsNotWhatTheJournalSays:
             patience.setattr(log_check, "_READ_SECONDS", 0.0)
             with pytest.raises(KafkaTimeoutError, match="offset 4"):
                 await complete(log.settings.kafka, log.settings.database)
+        lost = await complete(log.settings.kafka, log.settings.database)
+        assert sum(lost.values()) == sum(record.offset >= 5 for record in whole)
+        assert await _holds(log, whole)
+
+    async def test_the_end_that_a_deposed_broker_remembers_is_not_believed(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was frozen while another one took over, and answers before it has heard of that."""
+        await log.write(stream(4, WORKSPACES, 400))
+        await project(log)
+        whole = await log.read(EVENTS)
+        asked: Counter[int] = Counter()
+        bounds = PartitionReader.bounds
+
+        async def remembered(reader: PartitionReader) -> tuple[int, int]:
+            first, end = await bounds(reader)
+            asked[reader.at.partition] += 1
+            return first, end if asked[reader.at.partition] > 2 else max(first, end - 2)
+
+        async def remembered_ends(kafka: KafkaSettings, partitions: Sequence[int]) -> dict[int, int]:
+            return {partition: max(0, end - 2) for partition, end in (await ends_of(kafka, partitions)).items()}
+
+        monkeypatch.setattr(PartitionReader, "copies", lambda self: 3)
+        monkeypatch.setattr(PartitionReader, "bounds", remembered)
+        monkeypatch.setattr(log_check, "ends_of", remembered_ends)
+        monkeypatch.setattr(log_check, "_LOOK_AGAIN_SECONDS", 0.01)
+        assert await complete(log.settings.kafka, log.settings.database) == {}
+        assert asked
+        assert max(asked.values()) > 2
+        asked.clear()
+        more = stream(5, WORKSPACES, 50)
+
+        async def asked_again() -> bool:
+            return max(asked.values(), default=0) > 2
+
+        async with projecting(log.settings):
+            await until(asked_again)
+            await log.write(more)
+            await log.stored_to_the_end()
+        assert len(await log.read(EVENTS)) == len(whole) + len(more), "nothing was written again"
+        await check_everything(log)
+
+    async def test_a_tail_that_no_copy_has_is_completed_all_the_same(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await log.write(stream(4, WORKSPACES, 400))
+        await project(log)
+        whole = await log.read(EVENTS)
+        await _delete(log, EVENTS)
+        await _rewrite(log, [record for record in whole if record.offset < 5])
+        monkeypatch.setattr(PartitionReader, "copies", lambda self: 3)
+        monkeypatch.setattr(log_check, "_LOOK_AGAIN_SECONDS", 0.01)
+        monkeypatch.setattr(log_check, "_DEPOSED_SECONDS", 0.1)
         lost = await complete(log.settings.kafka, log.settings.database)
         assert sum(lost.values()) == sum(record.offset >= 5 for record in whole)
         assert await _holds(log, whole)
