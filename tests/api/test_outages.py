@@ -30,9 +30,9 @@ FROZEN_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Servers, psutil.Process]]:
     """A broker and a database that nobody else uses."""
-    folder = tmp_path_factory.mktemp("servers")
+    folder = tmp_path_factory.mktemp("servers") / "state"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ops.dev_servers", str(folder / "state"), "--volatile"],
+        [sys.executable, "-m", "ops.dev_servers", str(folder), "--volatile"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -45,7 +45,7 @@ def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serv
         lines.append(line.strip())
     else:
         pytest.fail("the servers did not start")
-    yield Servers(dict(line.split("=", 1) for line in lines)), psutil.Process(process.pid)
+    yield Servers(dict(line.split("=", 1) for line in lines), folder), psutil.Process(process.pid)
     process.terminate()
     process.communicate(timeout=60)
 
