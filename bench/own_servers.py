@@ -71,5 +71,8 @@ async def delete_topics(settings: KafkaSettings) -> None:
     """All with the prefix of `settings`."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
-    await admin.delete_topics([name for name in await admin.list_topics() if name.startswith(settings.prefix)])
-    await admin.close()
+    try:
+        if names := [name for name in await admin.list_topics() if name.startswith(settings.prefix)]:
+            await admin.delete_topics(names)
+    finally:
+        await admin.close()

@@ -143,18 +143,9 @@ async def delete_topics(kafka: Mapping[str, str], prefix: str) -> None:
     An installation is 57 partitions, about a megabyte of the broker's heap. After some 120 of them nothing is left of it,
     and the broker stands still for seconds at a time, in one full collection after another: measured, with its log.
     """
-    from aiokafka.admin import AIOKafkaAdminClient
+    from bench import own_servers
 
-    from adapters.kafka import client_options
-
-    admin = AIOKafkaAdminClient(**client_options(kafka_settings_of(kafka, prefix)))
-    await admin.start()
-    try:
-        names = [name for name in await admin.list_topics() if name.startswith(prefix)]
-        if names:
-            await admin.delete_topics(names)
-    finally:
-        await admin.close()
+    await own_servers.delete_topics(kafka_settings_of(kafka, prefix))
 
 
 async def delete_topic(admin: AIOKafkaAdminClient, name: str) -> None:

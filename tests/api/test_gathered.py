@@ -89,3 +89,17 @@ async def test_who_stops_waiting_takes_nobody_along() -> None:
     table.gate.set()
     assert await second == 1
     assert first.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_whoever_asks_in_any_turn_in_which_all_look_ups_end_is_answered(turns: int) -> None:
+    table = Table()
+    gathered = Gathered(table.find)
+    for key in range(AT_ONCE):
+        await started(gathered, str(key))
+    table.rows["same"] = 1
+    table.gate.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):  # That the key is asked for again by others makes no difference.
+        assert set(await asyncio.gather(gathered.get("same"), gathered.get("same"))) == {1}
