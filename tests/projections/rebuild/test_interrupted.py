@@ -217,10 +217,11 @@ async def test_a_process_of_it_that_is_killed_ends_it_with_words_and_the_next_on
     assert (status, document["state"]) == (0, "swapped"), told
 
 
-async def test_a_process_of_it_that_loses_its_database_ends_it_with_words_and_the_next_one_goes_on(
-    log: Log, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("few", [0, 1000], ids=["a process of it", "itself, where there is little"])
+async def test_who_loses_its_database_ends_it_with_words_and_the_next_one_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(rebuilding, "_FEW", 0)
+    monkeypatch.setattr(rebuilding, "_FEW", few)
     await log.write(one_job("team"))
     await project(log)
     holder = await asyncpg.connect(log.settings.database.url.get_secret_value())
