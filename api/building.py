@@ -165,7 +165,9 @@ def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name:
 
     async def end() -> None:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
 
     stack.push_async_callback(end)
 

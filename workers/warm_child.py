@@ -66,11 +66,13 @@ class WarmChildren:
         """End the fork server and every child, also one that trains."""
         if self._keeping is not None:
             self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            await asyncio.wait({self._keeping})
         while not self._waiting.empty():
             await self._waiting.get_nowait().close()
         if self._server is not None:
             await self._server.close()
+        if self._keeping is not None and not self._keeping.cancelled():
+            self._keeping.result()
 
     async def _keep_one_waiting(self) -> None:
         pause = 0.1

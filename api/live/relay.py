@@ -69,8 +69,12 @@ class Relay:
         self.sockets.close_all(RESTARTING, "the server restarts; reconnect and resume")
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self.hub.close()
+        for task in self._tasks:
+            if not task.cancelled():
+                task.result()
 
     def problems(self) -> dict[str, str]:
         """What is not as it should be, by part; for readiness. Sockets stay open and go on when it has passed."""
