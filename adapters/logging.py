@@ -41,16 +41,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _DEEPEST = 6
 _NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn", "websockets", "faststream", "httpx2", "httpcore2")
 """Libraries that say at INFO what nobody who runs the platform needs to read."""
-
-
 _SELDOM = "aiokafka"
 """Says with each of its clients, many times a second, that the broker is away."""
 _SELDOM_SECONDS = 10.0
 _SELDOM_KEPT = 1000
+_NO_NEWS = (
+    "ASGI callable returned without completing handshake.",  # uvicorn, of a socket that was refused; we say which.
+    "Auto create topics is disabled.",  # FastStream, at each start: so it shall be, and a missing topic is an error.
+    "Group Coordinator Request failed: [Error 15]",  # aiokafka, until a new broker has made the topic of its groups.
+    "Marking the coordinator dead",
+)
 
 
-class _Seldom(logging.Filter):
-    """The same line of that library is let through once in a while; what follows from it the services say themselves."""
+class _News(logging.Filter):
+    """Keeps away what libraries say and nobody can use, and most repetitions: what follows, the services say themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,9 +62,11 @@ class _Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to say it."""
+        text, now = record.getMessage(), time.monotonic()
+        if text.startswith(_NO_NEWS):
+            return False
         if not record.name.startswith(_SELDOM):
             return True
-        text, now = record.getMessage(), time.monotonic()
         if now - self._said.get(text, -_SELDOM_SECONDS) < _SELDOM_SECONDS:
             return False
         if len(self._said) >= _SELDOM_KEPT:
@@ -166,7 +172,7 @@ def configure(settings: Settings, service: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    handler.addFilter(_Seldom())
+    handler.addFilter(_News())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

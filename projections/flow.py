@@ -158,7 +158,7 @@ class Flow:
             self.progress.shown |= await table.differences(self.number)
         shown, self.progress.shown = self.progress.shown, set()
         if shown:
-            log.info("rows_published_again", partition=self.number, jobs=len(shown))
+            log.info("rows are published again", partition=self.number, jobs=len(shown))
         return shown
 
     async def _store(self) -> None:

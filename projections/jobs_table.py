@@ -131,7 +131,7 @@ class JobsTable:
         while set(reader._client._conns.values()) <= connections:
             late = self._take(await self._records(reader))
             if late:
-                log.warning("late_rows", jobs=len(late))
+                log.warning("rows came late; newer ones are written again", jobs=len(late))
                 self._show(late)
             if self._doubted and clock() - resolved > _DOUBTS_EVERY_SECONDS:
                 await self._resolve()
@@ -150,7 +150,7 @@ class JobsTable:
                 job_id = record.key.decode()
                 version, workspace = int(headers[VERSION_HEADER]), headers[WORKSPACE_HEADER].decode()
             except (KeyError, TypeError, ValueError, AttributeError):
-                log.warning("strange_row", partition=record.partition, offset=record.offset)
+                log.warning("a row that is not ours is passed over", partition=record.partition, offset=record.offset)
                 continue
             seen = self._open.get(job_id) or self._over.get(job_id)
             if seen is None:

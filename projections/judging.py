@@ -201,8 +201,10 @@ class Judge:
         if refusal is not None:
             return refusal
         self.rules = event.rules
+        # A new partition begins with the newest rules; only a change is news.
+        tell = log.debug if workspace.version == 0 else log.info
+        tell("rules activated", partition=self._partition, rules=event.rules)
         workspace.version += 1
-        log.info("rules_activated", partition=self._partition, rules=event.rules)
         return Effect(version=workspace.version)
 
     def _effective(

@@ -152,7 +152,7 @@ async def _complete(
             first, end = await reader.bounds()
             if (last := await _journal_before(connection, partition, end)) is not None and last["offset"] >= first:
                 await _compare(reader, last)
-            log.warning("log_is_shorter", partition=partition, end=end, journal=cursor)
+            log.warning("the log lost its tail", partition=partition, end=end, journal=cursor)
             while end < cursor:
                 rows = await connection.fetch(
                     f'SELECT {_COLUMNS} FROM log.journal WHERE partition = $1 AND "offset" >= $2 AND "offset" < $3'  # noqa: S608
@@ -163,7 +163,7 @@ async def _complete(
                     _CHUNK,
                 )
                 end = await _append(fresh, reader, rows, end)
-            log.warning("log_completed", partition=partition, end=end)
+            log.warning("the log is completed from the journal", partition=partition, end=end)
     finally:
         await abandon(fresh)
 

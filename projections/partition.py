@@ -56,7 +56,7 @@ class Partition:
                 if error is self._unjudgeable or error.offset == self.progress.committed:
                     raise
                 # What precedes the record that cannot be judged is judged, and no more.
-                self._log.error("judging_failed", offset=error.offset, record=error.id, exc_info=error)
+                self._log.error("a record cannot be judged", offset=error.offset, record=error.id, exc_info=error)
                 self._unjudgeable = error
             except Exception as error:
                 self._note(error)
@@ -69,13 +69,13 @@ class Partition:
         self.progress.state = "waiting"
         match error:
             case LostRace() | ForeignCursor():
-                self._log.info("starts_over", reason=str(error))
+                self._log.info("the partition starts over", reason=str(error))
             case Reconnected():
                 self._log.debug("reconnected")
             case KafkaError() | Stalled():
-                self._common.trouble.tell("kafka_is_away", error, partition=self.number)
+                self._common.trouble.tell("Kafka is away", error, partition=self.number)
             case _ if is_outage(error):
-                self._common.trouble.tell("postgres_is_away", error, partition=self.number)
+                self._common.trouble.tell("PostgreSQL is away", error, partition=self.number)
             case _:
                 self._log.error("unexpected", exc_info=error)
 

@@ -57,13 +57,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     pool = await create_pool(settings.database, name="projector", plans=_PLANS, min_size=0, reset=as_it_is)
     producers = Producers(settings.kafka)
     projector = Projector(settings, pool, producers, stop)
-    log.info("projector_started")
+    log.info("starting")
     try:
         await projector.run()
     finally:
         await producers.close()
         pool.terminate()
-        log.info("projector_stopped")
+        log.info("gone")
 
 
 async def _ready(settings: Settings, stop: asyncio.Event) -> None:
@@ -156,14 +156,14 @@ class Projector:
             await self._end(excess)
             for number in excess:
                 await ownership.let_go(number)
-            log.info("partitions_let_go", partitions=excess)
+            log.info("partitions let go", partitions=excess)
         if len(ownership.owned) < quota:
             taken = await ownership.take(quota - len(ownership.owned), self._broken)
             for number in taken:
                 partition = Partition(number, self._common)
                 self._running[number] = (partition, asyncio.create_task(partition.run()))
             if taken:
-                log.info("partitions_taken", partitions=taken)
+                log.info("partitions taken", partitions=taken)
 
     async def _notice_ends(self, ownership: Ownership) -> None:
         for number, (_, task) in list(self._running.items()):
@@ -175,7 +175,7 @@ class Projector:
             except PartitionStopped as stopped:
                 why = stopped.__cause__
                 log.error(
-                    "partition_stopped",
+                    "the partition stands still",
                     partition=number,
                     offset=stopped.offset,
                     record=stopped.id,
@@ -200,4 +200,4 @@ class Projector:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
-                log.warning("ended_with", error=f"{type(result).__name__}: {result}")
+                log.warning("a task ended with an error", error=f"{type(result).__name__}: {result}")

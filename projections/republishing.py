@@ -42,7 +42,7 @@ async def publish_again(
         position = rows[-1]["offset"] + 1
         again += len(rows)
     if again:
-        log.info("published_again", partition=partition, since=since, until=cursor, records=again)
+        log.info("facts are published again", partition=partition, since=since, until=cursor, records=again)
     return again
 
 

@@ -86,9 +86,9 @@ async def keep(pool: Any, stop: asyncio.Event) -> None:
                 working.result()
         except Exception as error:
             if is_outage(error):
-                log.warning("postgres_is_away", error=f"{type(error).__name__}: {error}")
+                log.warning("PostgreSQL is away", error=f"{type(error).__name__}: {error}")
             else:
-                log.error("snapshots_not_kept", exc_info=error)
+                log.error("snapshots cannot be kept", exc_info=error)
                 pause = _BROKEN_SECONDS
         finally:
             working.cancel()

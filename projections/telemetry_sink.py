@@ -36,6 +36,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _STALLED_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 log = structlog.get_logger(__name__)
+_consumer_log = logging.getLogger(f"{__name__}.consumer")
+"""FastStream's own logger has a handler of its own, past our form of a line and past what hides secrets in it."""
+_consumer_log.setLevel(logging.WARNING)
 
 
 def group_of(settings: KafkaSettings) -> str:
@@ -47,7 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Store measurements until `stop` is set; wait out whatever is away. Raises `WrongSchema` and `WrongTopics`."""
     pool: asyncpg.Pool | None = None
     pause = _FIRST_PAUSE
-    log.info("telemetry_sink_started")
+    log.info("starting")
     try:
         while not stop.is_set():
             try:
@@ -60,13 +63,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             except Exception as error:
                 if not (is_outage(error) or isinstance(error, KafkaError)):
                     raise
-                log.warning("telemetry_sink_waits", error=f"{type(error).__name__}: {error}")
+                log.warning("waiting", error=f"{type(error).__name__}: {error}")
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await _sleep(stop, pause)
     finally:
         if pool is not None:
             pool.terminate()
-        log.info("telemetry_sink_stopped")
+        log.info("gone")
 
 
 class Sink:
@@ -89,9 +92,9 @@ class Sink:
                 break
             except Exception as error:
                 if not is_outage(error):
-                    log.error("telemetry_not_written", exc_info=error)
+                    log.error("measurements cannot be written; they are tried again", exc_info=error)
                 else:
-                    log.warning("postgres_is_away", error=f"{type(error).__name__}: {error}")
+                    log.warning("PostgreSQL is away", error=f"{type(error).__name__}: {error}")
             self.last_progress = time.monotonic()  # Not the consumer's fault.
             await _sleep(self._stop, pause)
             if self._stop.is_set():
@@ -99,7 +102,7 @@ class Sink:
             pause = min(pause * 2, _LONGEST_PAUSE)
         if skipped:
             self.skipped += skipped
-            log.warning("telemetry_skipped", records=skipped, in_all=self.skipped)
+            log.warning("records that are no measurements were passed over", records=skipped, in_all=self.skipped)
         self.stored += len(values) - skipped
         self.last_progress = time.monotonic()
         return True
@@ -114,7 +117,7 @@ async def _consume(sink: Sink, settings: KafkaSettings, stop: asyncio.Event) -> 
         consumer_only=True,
         graceful_timeout=5.0,
         apply_types=False,
-        logger=logging.getLogger("faststream"),
+        logger=_consumer_log,
     )
     subscriber = broker.subscriber(
         topic_name(settings, TELEMETRY),
@@ -139,7 +142,7 @@ async def _consume(sink: Sink, settings: KafkaSettings, stop: asyncio.Event) -> 
             if _answered(subscriber.consumer):
                 sink.last_progress = time.monotonic()
             if time.monotonic() - sink.last_progress > _STALLED_SECONDS:
-                log.warning("telemetry_sink_stalled")
+                log.warning("the consumer makes no progress and is replaced")
                 return
     finally:
         with contextlib.suppress(KafkaError, TimeoutError):

@@ -52,7 +52,7 @@ class Commits:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                _log.warning("cursors_wait", error=repr(error))
+                _log.warning("the cursors cannot be read", error=repr(error))
                 wait, delay = delay, min(1.0, delay * 2)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):

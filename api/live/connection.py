@@ -294,7 +294,7 @@ class Connection:
     def close(self, code: int, reason: str, linger: float = 5.0) -> None:
         """Say why and end the connection. The second time does nothing."""
         if not self.sink.closed:
-            _log.info("socket_closed", code=code, reason=reason, session=self.session)
+            _log.info("socket closed", code=code, reason=reason, session=self.session)
         self.sink.close(code, reason, linger)
         self.dispose()
 
@@ -319,7 +319,7 @@ class Connection:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("socket_task_failed", session=self.session, exc_info=error)
+            _log.error("a task of a socket failed", session=self.session, exc_info=error)
             self.close(1011, "an error of ours; reconnect and resume")
 
 

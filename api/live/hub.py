@@ -76,7 +76,7 @@ class Hub:
             try:
                 fact = facts.decode(value)
             except (msgspec.MsgspecError, ValueError) as error:
-                _log.error("fact_undecodable", partition=partition, position=position, error=str(error))
+                _log.error("a fact cannot be read", partition=partition, position=position, error=str(error))
                 self._notified.add(partition)
                 continue  # The journal has the record; the audit or the next fact fills the gap.
             channel.feed.offer(update_of(fact, position))
@@ -99,7 +99,7 @@ class Hub:
     def log_is(self, log_id: str) -> None:
         """The history that is in force. Another one than before ends all subscriptions: their versions mean nothing in it."""
         if self._log_id is not None and self._log_id != log_id:
-            _log.warning("log_replaced", was=self._log_id, now=log_id)
+            _log.warning("the log is another one", was=self._log_id, now=log_id)
             self._cursors.clear()
             for channel in list(self.channels.values()):
                 self._drop(channel)
@@ -150,7 +150,7 @@ class Hub:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                _log.warning("audit_waits", error=repr(error))
+                _log.warning("versions cannot be read", error=repr(error))
                 self._notified |= partitions
                 self._audit_due.set()
                 continue
@@ -274,7 +274,7 @@ class Hub:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                _log.warning("journal_waits", workspace=workspace, error=repr(error))
+                _log.warning("the journal cannot be read", workspace=workspace, error=repr(error))
             await asyncio.sleep(delay)
             delay = min(2.0, delay * 2)
 

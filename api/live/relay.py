@@ -124,7 +124,7 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            _log.exception("relay_part_failed", part=name)
+            _log.exception("a part of the relay failed", part=name)
         await asyncio.sleep(1)
 
 

@@ -164,7 +164,7 @@ async def _refuse(websocket: WebSocket, error: Exception) -> None:
     problem, id = of_exception(error), str(uuid_utils.uuid7())
     report(error, problem, id, path=websocket.scope["path"])
     if problem.status_code < 500:
-        _log.info("socket_refused", id=id, code=problem.code)
+        _log.info("socket refused", id=id, code=problem.code)
     try:
         await websocket.send_denial_response(answer(problem, id))
     except RuntimeError:

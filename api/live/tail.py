@@ -61,7 +61,7 @@ class Tail:
                 delay = 0.1
                 await self._follow(reader)
             except (KafkaError, OSError, TimeoutError) as error:
-                _log.warning("tail_interrupted", topic=self._topic, error=repr(error))
+                _log.warning("the tail of a topic is interrupted", topic=self._topic, error=repr(error))
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
             finally:
@@ -81,7 +81,7 @@ class Tail:
                 batches = await reader.getmany(timeout_ms=1000, max_records=5000)
             except OffsetOutOfRangeError as error:
                 # Retention overtook us, or the topic is shorter than it was.
-                _log.warning("tail_skips", topic=self._topic, error=repr(error))
+                _log.warning("records of a topic are passed over", topic=self._topic, error=repr(error))
                 self._positions.clear()
                 await self._seek(reader)
                 continue
@@ -91,7 +91,7 @@ class Tail:
             if batches:
                 await asyncio.sleep(0)  # A long backlog must not keep the sockets waiting.
             if self._stuck:
-                _log.warning("tail_restarts", topic=self._topic)
+                _log.warning("the tail of a topic begins anew", topic=self._topic)
                 self._stuck = False
                 return
             if not self._wanted.is_set():

@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,10 @@ from adapters.logging import configure, scrub, scrub_text
 from adapters.settings import Settings
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+
+
+ROOT = Path(__file__).parents[2]
+SAID = re.compile(r"log\.(?:debug|info|warning|error|exception)\(\s*\"(?P<text>[^\"]+)\"")
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +103,27 @@ def test_libraries_that_chatter_are_quiet(capsys: pytest.CaptureFixture[str]) ->
     logging.getLogger("uvicorn.access").info("GET /")
     structlog.get_logger("api").debug("hidden by its level")
     assert lines(capsys) == []
+
+
+def test_what_a_library_warns_of_and_nobody_can_use_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json"), "api")
+    logging.getLogger("uvicorn.error").error("ASGI callable returned without completing handshake.")
+    logging.getLogger("aiokafka").error(
+        "Group Coordinator Request failed: [Error 15] GroupCoordinatorNotAvailableError"
+    )
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    assert [line["message"] for line in lines(capsys)] == ["Exception in ASGI application"]
+
+
+def test_events_are_phrases_and_not_names() -> None:
+    said = {
+        (path.relative_to(ROOT).as_posix(), match["text"])
+        for package in ("adapters", "api", "cli", "ops", "projections", "workers")
+        for path in (ROOT / package).rglob("*.py")
+        for match in SAID.finditer(path.read_text())
+    }
+    assert len(said) > 80
+    assert [(path, text) for path, text in sorted(said) if "_" in text or text.endswith(".")] == []
 
 
 def test_what_a_library_says_a_thousand_times_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,10 +218,10 @@ async def test_snapshots_are_kept_again_after_the_database_was_away_and_after_a_
     await pool.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
     async with asyncpg.create_pool(database_url, min_size=0, max_size=1) as keeper:
         keeping = asyncio.create_task(snapshots.keep(keeper, stop))
-        [away, *_] = await said.until("postgres_is_away")
+        [away, *_] = await said.until("PostgreSQL is away")
         assert "TooManyConnections" in away["error"]
         await pool.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
-        [broken, *_] = await said.until("snapshots_not_kept")
+        [broken, *_] = await said.until("snapshots cannot be kept")
         assert isinstance(broken["exc_info"], UndecodableRecord)
         await pool.execute("UPDATE log.journal SET value = substr(value, 8) WHERE version = 20")
         await until(lambda: pool.fetchval("SELECT count(*) FROM audit.job_states"))

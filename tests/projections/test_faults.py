@@ -186,10 +186,10 @@ async def test_a_partition_that_this_build_cannot_judge_stops_alone_and_a_mended
             return found == {**ends, in_log.partition: in_log.offset}
 
         await until(all_but_one)
-        [stopped] = await said.until("partition_stopped")
+        [stopped] = await said.until("the partition stands still")
         assert (stopped["partition"], stopped["offset"]) == (in_log.partition, in_log.offset)
         assert stopped["error"] == "ZeroDivisionError: planted"
-        assert len(judging_said.of("judging_failed")) == 1
+        assert len(judging_said.of("a record cannot be judged")) == 1
         compare(
             fold_of(
                 record
@@ -233,7 +233,7 @@ async def test_a_late_row_of_somebody_suspended_is_put_right_also_among_rows_tha
             return bool(last.value == new.value and last.offset > late)
 
         await until(put_right)
-    told = said.of("strange_row")
+    told = said.of("a row that is not ours is passed over")
     assert [line["offset"] for line in told] == list(range(new.offset + 1, late))
     assert {line["partition"] for line in told} == {new.partition}
 
@@ -285,7 +285,7 @@ async def test_what_the_broker_refuses_to_take_is_published_once_it_takes_it(
 
         async def refused() -> list[dict[str, Any]]:
             await log.write(one_job("team", epochs=1))  # The broker may not have heard of its new limit yet.
-            return said.of("kafka_is_away")
+            return said.of("Kafka is away")
 
         [told] = await until(refused)
         assert "MessageSizeTooLarge" in told["error"]

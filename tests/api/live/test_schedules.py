@@ -232,4 +232,4 @@ def test_a_part_that_fails_by_a_mistake_of_ours_is_reported_and_started_again(
         return starts
 
     assert run(play()) == 2
-    assert '"relay_part_failed", "part": "relay facts"' in capsys.readouterr().err
+    assert '"a part of the relay failed", "part": "relay facts"' in capsys.readouterr().err

@@ -131,7 +131,7 @@ async def test_a_build_that_is_older_than_the_rules_stops_loudly(log: Log, monke
     async with projecting(log.settings):
 
         async def stopped() -> bool:
-            told = {line["partition"]: line["error"] for line in said.of("partition_stopped")}
+            told = {line["partition"]: line["error"] for line in said.of("the partition stands still")}
             return told == dict.fromkeys(
                 range(EVENTS.partitions), "NewerRules: rule set 2 is in force; this build knows up to 1"
             )
