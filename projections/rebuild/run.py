@@ -313,6 +313,7 @@ class _Rebuild:
         if fresh := [partition for partition, goal in positions.items() if goal and partition not in self._replays]:
             raise swap.NotAligned(f"partitions {fresh} were first written to this moment")
         await _together(self._replays[partition].to(goal) for partition, goal in positions.items() if goal)
+        self._run.report.records = sum(positions.values())
 
     # --- comparing ----------------------------------------------------------------------------------------------------
 

@@ -165,6 +165,7 @@ async def test_a_dry_run_compares_and_leaves_nothing_behind(log: Log) -> None:
     await log.database.execute("DELETE FROM read.epochs WHERE ctid IN (SELECT ctid FROM read.epochs LIMIT 1)")
     ends, before = await log.ends(EVENTS), await stored(log.database)
     done = await rebuilt(log, dry_run=True)
+    assert done.run.report.records == len(before["journal"])
     assert (done.run.state, done.run.report.tables["epochs"].missing, done.noted) == ("compared", 1, "none")
     compare(before, await stored(log.database))
     assert await log.ends(EVENTS) == ends
