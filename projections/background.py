@@ -9,7 +9,7 @@ from projections import snapshots, telemetry_sink
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Both until `stop` is set. Raises `WrongSchema` and `WrongTopics`."""
+    """Both until `stop` is set, in tables that were found right."""
     keeping = asyncio.create_task(snapshots.run(settings, stop))
     try:
         await telemetry_sink.run(settings, stop)

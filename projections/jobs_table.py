@@ -82,7 +82,7 @@ class JobsTable:
                 await self._follow()
             except Exception as error:
                 if isinstance(error, KafkaError) or is_outage(error):
-                    self._trouble.tell("table_is_away", error)
+                    self._trouble.tell("the table of open jobs cannot be read", error)
                 else:
                     log.error("unexpected", exc_info=error)
                 await asyncio.sleep(_PAUSE_SECONDS)

@@ -9,12 +9,9 @@ from collections.abc import Iterable
 
 import asyncpg
 import structlog
-from aiokafka.errors import KafkaError
 
-from adapters.migrations import check as check_schema
 from adapters.postgres import as_it_is, connect, create_pool, is_outage
 from adapters.settings import Settings
-from adapters.topics import check_topics
 from projections.budget import Budget
 from projections.flow import Common
 from projections.health import Health
@@ -47,10 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Work until `stop` is set; wait out whatever is away. Raises `WrongSchema`, `WrongTopics` and `LogDiverged`."""
-    await _ready(settings, stop)
-    if stop.is_set():
-        return
+    """Work until `stop` is set, on tables and topics that were found right; wait out whatever is away. Raises `LogDiverged`."""
     # Batches are made of tens of thousands of objects without cycles: looking for those each time costs a tenth.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -64,22 +58,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await producers.close()
         pool.terminate()
         log.info("gone")
-
-
-async def _ready(settings: Settings, stop: asyncio.Event) -> None:
-    """Wait until both servers answer, and see that they are as this build needs them."""
-    trouble = Trouble()
-    while not stop.is_set():
-        try:
-            await check_schema(settings.database.url.get_secret_value())
-            await check_topics(settings.kafka)
-        except Exception as error:
-            if not (is_outage(error) or isinstance(error, KafkaError)):
-                raise
-            trouble.tell("waiting_for_servers", error)
-            await _sleep(stop, _PAUSE_SECONDS)
-        else:
-            return
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:
@@ -120,7 +98,7 @@ class Projector:
                 except Exception as error:
                     if not is_outage(error):
                         raise
-                    trouble.tell("locks_lost", error)
+                    trouble.tell("the locks of the partitions are lost", error)
                     await self._end(list(self._running))
                     await _sleep(self._stop, _PAUSE_SECONDS)
         finally:

@@ -24,10 +24,8 @@ from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from adapters.kafka import client_options, topic_name
-from adapters.migrations import check as check_schema
 from adapters.postgres import create_pool, is_outage
 from adapters.settings import KafkaSettings, Settings
-from adapters.topics import check_topics
 from projections.telemetry_rows import rows, write
 from schemas.topics import TELEMETRY
 
@@ -47,17 +45,13 @@ def group_of(settings: KafkaSettings) -> str:
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Store measurements until `stop` is set; wait out whatever is away. Raises `WrongSchema` and `WrongTopics`."""
-    pool: asyncpg.Pool | None = None
+    """Store measurements until `stop` is set, in tables that were found right; wait out whatever is away."""
+    pool = await create_pool(settings.database, name="telemetry", size=2, min_size=0)
     pause = _FIRST_PAUSE
     log.info("starting")
     try:
         while not stop.is_set():
             try:
-                if pool is None:
-                    await check_schema(settings.database.url.get_secret_value())
-                    await check_topics(settings.kafka)
-                    pool = await create_pool(settings.database, name="telemetry", size=2, min_size=0)
                 await _consume(Sink(pool, stop), settings.kafka, stop)
                 pause = _FIRST_PAUSE
             except Exception as error:
@@ -67,8 +61,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await _sleep(stop, pause)
     finally:
-        if pool is not None:
-            pool.terminate()
+        pool.terminate()
         log.info("gone")
 
 

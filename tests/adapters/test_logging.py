@@ -22,7 +22,7 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N
 
 
 ROOT = Path(__file__).parents[2]
-SAID = re.compile(r"log\.(?:debug|info|warning|error|exception)\(\s*\"(?P<text>[^\"]+)\"")
+SAID = re.compile(r"(?:log\.(?:debug|info|warning|error|exception)|trouble\.tell)\(\s*\"(?P<text>[^\"]+)\"")
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ async def test_a_database_that_is_away_when_it_starts_or_frozen_when_it_ends_is_
     monkeypatch.setattr(projector_module, "_TICK_SECONDS", DEADLINE)  # So that its own session has nothing to ask.
     await log.write(one_job("team"))
     async with projecting(through):
-        await said.until("waiting_for_servers")
+        await said.until("the locks of the partitions are lost")
         proxy.target = server.hostname, server.port
         await log.stored_to_the_end()
         async with log.database.transaction():
