@@ -107,8 +107,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         server.stop()
         if not server.started:  # It may be waiting for a database that does not come.
             serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+        await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
     finally:
         stopping.cancel()
         listening.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import signal
 from collections.abc import Awaitable, Callable
@@ -123,8 +122,7 @@ async def _until_stopped(service: str, run: Run, settings: Settings, database: b
     await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         ready.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ready
+        await asyncio.gather(ready, return_exceptions=True)
         return
     ready.result()
     stopped.cancel()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import asyncpg
 import msgspec
 import uuid_utils
 
@@ -289,17 +290,22 @@ async def positions(source: Any, schema: str) -> tuple[Position, ...]:
     """How far each partition of the tables in `schema` is; nothing where there are none."""
     if await source.fetchval("SELECT to_regclass($1)", f"{schema}.cursors") is None:
         return ()
-    rows = await source.fetch(
-        "SELECT l.partition, coalesce(n.next_offset, 0) AS position, l.next_offset AS goal FROM log.cursors l"  # noqa: S608
-        f" LEFT JOIN {schema}.cursors n ON n.partition = l.partition ORDER BY l.partition"
-    )
+    try:
+        rows = await source.fetch(
+            "SELECT l.partition, coalesce(n.next_offset, 0) AS position, l.next_offset AS goal FROM log.cursors l"  # noqa: S608
+            f" LEFT JOIN {schema}.cursors n ON n.partition = l.partition ORDER BY l.partition"
+        )
+    except asyncpg.UndefinedTableError:  # Dropped or swapped since we looked.
+        return ()
     return tuple(Position(**row) for row in rows)
 
 
 async def status(source: Any) -> Status:
     """What runs, or what became of the last one."""
-    locked = await is_locked(source)
-    run = await newest_run(source)
+    locked, run = await is_locked(source), await newest_run(source)
+    if run is not None and run.state == "running" and not locked:
+        # It may have begun since we looked for its lock: only one that is still without it then is interrupted.
+        locked, run = await is_locked(source), await newest_run(source) or run
     kept = await source.fetchval("SELECT to_regclass('previous.cursors') IS NOT NULL")
     if run is None:
         return Status(state="running" if locked else "none", run=None, can_roll_back=kept)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -244,6 +244,61 @@ async def test_who_loses_its_database_ends_it_with_words_and_the_next_one_goes_o
     await holder.close()
     monkeypatch.undo()
     assert (await rebuilt(log)).run.state == "swapped"
+
+
+class Looking:
+    """A connection whose first query with this text is followed by what somebody else does at that moment."""
+
+    def __init__(self, connection: asyncpg.Connection, text: str, then: Callable[[], Awaitable[Any]]) -> None:
+        self._connection = connection
+        self._text = text
+        self._then: Callable[[], Awaitable[Any]] | None = then
+
+    def __getattr__(self, name: str) -> Any:
+        async def asked(query: str, *arguments: Any) -> Any:
+            found = await getattr(self._connection, name)(query, *arguments)
+            if self._then is not None and self._text in query:
+                then, self._then = self._then, None
+                await then()
+            return found
+
+        return asked
+
+
+async def _begin_and_interrupt(log: Log) -> None:
+    await log.write(one_job("team"))
+    await project(log)
+    reader = await asyncpg.connect(log.settings.database.url.get_secret_value())
+    async with reader.transaction():
+        await reader.fetch("SELECT 1 FROM read.jobs LIMIT 1")  # Which keeps it from swapping.
+        running = asyncio.create_task(rebuilt(log))
+
+        async def swapping() -> bool:
+            return bool(await log.database.fetchval("SELECT phase = 'swapping' FROM rebuild.runs"))
+
+        await until(swapping)
+        running.cancel()
+        await asyncio.wait({running})
+    await reader.close()
+    await until(lambda: _is_free(log))
+
+
+async def test_whoever_looks_at_one_in_the_moment_of_its_end_is_told_its_end(log: Log) -> None:
+    await _begin_and_interrupt(log)
+    assert (await runs.status(log.database)).partitions
+    looking = Looking(log.database, "to_regclass($1)", lambda: rebuilding.cancel(log.settings))
+    assert (await runs.status(looking)).partitions == ()
+    assert (await runs.status(log.database)).state == "cancelled"
+
+
+async def test_one_that_begins_while_somebody_looks_is_not_taken_for_an_interrupted_one(log: Log) -> None:
+    await _begin_and_interrupt(log)
+    other = await asyncpg.connect(log.settings.database.url.get_secret_value())
+    looking = Looking(log.database, "pg_locks", lambda: other.execute("SELECT pg_advisory_lock($1, 0)", runs.LOCK))
+    assert (await runs.status(looking)).state == "running"
+    await other.close()
+    await until(lambda: _is_free(log))
+    assert (await runs.status(log.database)).state == "interrupted"
 
 
 async def test_a_mistake_in_a_process_of_it_is_told_to_its_parent_and_without_a_parent_it_ends_in_silence(
