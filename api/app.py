@@ -24,8 +24,9 @@ from api.live import UVICORN_OPTIONS
 
 log = structlog.get_logger("api")
 
-GRACE_SECONDS = 10
-"""How long requests that are under way may take once the process is told to stop."""
+GRACE_SECONDS = 17
+"""How long requests that are under way may take once the process is told to stop: as long as one may wait for the log and
+then for its verdict. `ravand up` ends the process 8 s after that."""
 _KEEP_ALIVE_SECONDS = 30
 _ROUTERS = (
     # Matched one after the other: what is asked for most comes first.

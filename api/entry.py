@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import uuid_utils
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from api.errors import Problem, answer, handle
+from api.errors import Problem, answer, handle, stopping
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -93,11 +94,13 @@ class Entry:
                 await self._preflight(scope, receive, with_headers, allowed)
             else:
                 await self._app(scope, receive, with_headers)
-        except Exception as error:
+        # What cancels a request is the server's end, when it has waited for long enough, and nothing comes after it.
+        except (Exception, asyncio.CancelledError) as error:
             if status:  # The answer had begun; cutting it off is all that is left to say.
                 log.error("answer cut off", id=id, method=scope["method"], path=scope["path"], exc_info=error)
                 raise CutOff from error
-            await (await handle(Request(scope, receive), error))(scope, receive, with_headers)
+            told = error if isinstance(error, Exception) else stopping(scope["method"])
+            await (await handle(Request(scope, receive), told))(scope, receive, with_headers)
         finally:
             log.debug(
                 "request",

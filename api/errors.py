@@ -95,6 +95,17 @@ def unavailable(code: str, detail: str, *, retry_after: int = 1, **more: Any) ->
     return Problem(503, code, detail, headers={"Retry-After": str(retry_after)}, **more)
 
 
+def stopping(method: str) -> Problem:
+    """The server ends, and has waited for this request for as long as it may."""
+    began = "The server is stopping and was not done with this in time"
+    if method in ("GET", "HEAD"):
+        return unavailable("stopping", f"{began}. Nothing was changed; ask again.")
+    return unavailable(
+        "outcome_unknown",
+        f"{began}, so it may or may not take effect. Look whether it has, or send it again with the Idempotency-Key that it had.",
+    )
+
+
 def request_id(request: Request) -> str:
     """The id of the request, which problems and log lines share."""
     return str(request.scope.get("state", {}).get("request_id", ""))

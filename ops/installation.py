@@ -117,7 +117,7 @@ def _services(state: StateFolder, options: Options, environment: Mapping[str, st
     """In the order in which they stop: nobody asks any more, then nobody trains, then the rest catches up."""
     # The API listens on all addresses when asked to; we look at it where it surely is.
     host = "127.0.0.1" if options.host in {"0.0.0.0", "::"} else options.host  # noqa: S104
-    services = [Service("api", environment, state.root, address=f"{host}:{options.port}")]
+    services = [Service("api", environment, state.root, address=f"{host}:{options.port}", grace_seconds=25.0)]
     gpus = gpu_count() if "RAVAND_WORKER__DEVICE" not in environment else 0
     for index in range(options.workers):
         device = device_of(index, gpus)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+from hypothesis import settings
 
 gc.disable()  # Until everything is imported: it would look through the same million objects again and again.
 
@@ -12,6 +13,11 @@ pytest_plugins = ["tests.servers"]
 
 LONG = ("e2e", "backup", "simulation", "audit", "projections", "api", "workers")
 """Folders whose files take minutes, the longest first. What is long and begun last is what everybody waits for."""
+
+
+# How long an example takes is the machine's affair.
+settings.register_profile("ravand", deadline=None)
+settings.load_profile("ravand")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,9 +13,10 @@ import httpx2
 import pytest
 
 from adapters.settings import Settings
-from api import document
+from api import app, document
 from api.app import run
 from tests.api.platform import CSV, eventually, initialise, serving, settings_for, until_said
+from tests.api.test_bad_input import problem
 from tests.servers import Servers
 
 
@@ -60,6 +61,34 @@ async def test_it_waits_for_a_log_that_is_away_and_lets_go_of_every_client_that_
 def test_a_source_tree_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document, "installed_version", lambda _name: installed_version("no-such-package"))
     assert document.version.__wrapped__() == "0"
+
+
+async def test_what_is_not_finished_in_time_when_it_stops_is_told_so(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "GRACE_SECONDS", 1)
+    await initialise(settings)
+    release = asyncio.Event()
+
+    async def endlessly() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        await release.wait()
+
+    async def is_received() -> bool:
+        return bool(await asyncio.to_thread(lambda: list((tmp_path / "objects" / ".tmp").glob("upload-*"))))
+
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+        async with serving(settings) as platform:
+            async with platform.member() as member:
+                headers = {"Authorization": f"Bearer {member.token}"}
+            form = {**headers, "Content-Type": "multipart/form-data; boundary=x"}
+            upload = asyncio.create_task(http.post(f"{platform.url}/api/datasets", content=endlessly(), headers=form))
+            reading = asyncio.create_task(http.get(f"{platform.url}/api/train/jobs?after=1000", headers=headers))
+            await eventually(is_received)
+        release.set()
+        problem(await upload, 503, "outcome_unknown")
+        problem(await reading, 503, "stopping")
+    assert "Exception in ASGI application" not in capsys.readouterr().err
 
 
 async def test_what_is_under_way_is_finished_before_it_stops(settings: Settings, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_any_missing_or_further_member_is_judged_the_same(kind: str) -> None:
 
 
 @given(st.sampled_from(list(RECORDS)), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_bytes_are_judged_the_same(kind: str, data: st.DataObject) -> None:
     value = bytearray(RECORDS[kind] or b"")
     for _ in range(data.draw(st.integers(1, 4))):

@@ -18,7 +18,7 @@ from tests.domain.moves import HISTORIES, Judged, Move, play
 from tests.domain.scenario import snapshot
 from tests.domain.store import Store
 
-HARD = settings(max_examples=300, deadline=None)
+HARD = settings(max_examples=300)
 
 
 @HARD

@@ -49,7 +49,7 @@ def refold(history: list[Judged]) -> Workspace:
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_record_on_any_state(kind: type[Event], data: st.DataObject) -> None:
     workspace = refold(list(play(data.draw(HISTORIES))))
@@ -101,7 +101,7 @@ def assert_fits_the_database(node: Any) -> None:
                 assert_fits_the_database(member)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(HISTORIES)
 def test_a_refused_record_changes_nothing(moves: list[Move]) -> None:
     workspace = Workspace("workspace-1")

@@ -196,7 +196,7 @@ class TestWhatCannotBeDecoded:
             assert isinstance(record.data, JobRequested)
             assert record.data.parameters["seed"] == number
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     @given(st.sampled_from(list(STORY)), st.data())
     def test_damaged_bytes_are_read_or_refused_and_nothing_else(self, name: str, data: st.DataObject) -> None:
         value = bytearray(encode(example(name)))

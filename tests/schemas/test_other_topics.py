@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.job import Status
@@ -130,7 +130,6 @@ class TestTelemetry:
         jsonschema_rs.validate(schema("telemetry.json"), json.loads(value))
 
     @given(st.lists(st.text(st.sampled_from('\0\\u0a"\n'), max_size=12), max_size=4))
-    @settings(deadline=None)
     def test_nul_that_a_program_prints_is_replaced_and_nothing_else(self, texts: list[str]) -> None:
         lines = LogLines(**ABOUT, lines=tuple(("stdout", text) for text in texts))
         read = telemetry.decode(telemetry.encode(lines))

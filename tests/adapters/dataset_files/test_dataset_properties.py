@@ -65,7 +65,7 @@ def check(path: Path, format: str, table: pl.DataFrame) -> None:
             assert (column.minimum, column.maximum) == (float(min(present)), float(max(present)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(), st.sampled_from(",;\t|"), st.sampled_from(["\n", "\r\n"]), st.sampled_from([24, 10_000]))
 def test_a_csv_file_reads_as_it_was_written(table: pl.DataFrame, delimiter: str, end: str, block: int) -> None:
     rows = [["" if value is None else _text(value) for value in row] for row in table.rows()]
@@ -83,7 +83,7 @@ def test_a_csv_file_reads_as_it_was_written(table: pl.DataFrame, delimiter: str,
         csv_records.BLOCK, csv_records._BLOCK_PER_COLUMN = previous
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tables())
 def test_a_parquet_file_reads_as_it_was_written(table: pl.DataFrame) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def test_a_parquet_file_reads_as_it_was_written(table: pl.DataFrame) -> None:
         check(path, "parquet", table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text('a",\n\r;|\t "1', min_size=0, max_size=8), min_size=1, max_size=6))
 def test_bytes_that_nobody_meant_are_refused_or_read_as_the_standard_library_does(lines: list[str]) -> None:
     from adapters.dataset_files import UnreadableDataset
@@ -111,7 +111,7 @@ def test_bytes_that_nobody_meant_are_refused_or_read_as_the_standard_library_doe
         assert [tuple(map(_bare, row)) for row in got.rows()] == [tuple(map(_bare, row)) for row in expected]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6).flatmap(lambda rows: hnp.arrays(
     hnp.boolean_dtypes() | hnp.integer_dtypes() | hnp.floating_dtypes(), st.tuples(st.just(rows), st.integers(1, 4))
 )))  # fmt: skip
