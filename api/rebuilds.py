@@ -7,6 +7,7 @@ costs the requests here nothing, and one that was killed with this process is go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Literal
@@ -149,10 +150,8 @@ async def cancel_rebuild(request: Request, caller: CurrentCaller) -> Response:
         raise Problem(409, "nothing_to_cancel", "No rebuild is running or interrupted. Nothing was changed.")
     if status.state == "running":
         await runs.ask_to_cancel(services.pool)
-    else:
-        process = await _process(services.settings, ["--cancel"])
-        async with asyncio.timeout(_START_SECONDS):
-            await process.wait()
+    elif not await _ends(await _process(services.settings, ["--cancel"]), _START_SECONDS):
+        raise unavailable("rebuild_not_cancelled", "The rebuild could not be cancelled in time. Try again shortly.")
     log.info("rebuild cancelled", run=status.run.id, user=caller.user)
     id = status.run.id
     until = asyncio.get_running_loop().time() + _START_SECONDS
@@ -183,6 +182,10 @@ async def _begin(services: Services, user: str, status: Status, options: list[st
                 return Answer(await _shown(services), 202)
             break
         await asyncio.sleep(0.1)
+    await _ends(process, 0)  # What is answered now must stay true.
+    now = await runs.status(services.pool)
+    if now.run is not None and now.run.id == id:
+        return Answer(await _shown(services), 202)
     log.error("rebuild not begun", status=process.returncode)
     raise unavailable(
         "rebuild_not_begun", "The rebuild could not be begun; the operator's log says why. Nothing was changed."
@@ -226,6 +229,19 @@ async def _process(settings: Settings, options: list[str]) -> asyncio.subprocess
     _processes.add(waiting)  # So that none is left to be reaped.
     waiting.add_done_callback(_processes.discard)
     return process
+
+
+async def _ends(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    """Whether it ends in that time; it is killed otherwise."""
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        return False
+    return True
 
 
 async def _shown(services: Services) -> RebuildAnswer:

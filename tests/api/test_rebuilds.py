@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from api import rebuilds
 from api.accounts.admin import create_admin
 from projections.rebuild import runs
 from tests.api.platform import PASSWORD, Member, Platform, eventually
@@ -109,25 +110,54 @@ async def test_a_second_one_is_refused_and_the_first_can_be_cancelled(
     assert not await database.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'next'::regnamespace")
 
 
+async def _begun_and_interrupted(admin: httpx2.AsyncClient, database: asyncpg.Connection) -> dict[str, Any]:
+    begun = await admin.post(URL, json={})
+    assert begun.status_code == 202
+    await database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'ravand-rebuild'"
+    )
+
+    async def interrupted() -> bool:
+        return bool((await admin.get(URL)).json()["state"] == "interrupted")
+
+    await eventually(interrupted, 30)
+    return dict(begun.json())
+
+
 async def test_one_that_was_killed_is_interrupted_and_goes_on(
     member: Member, admin: httpx2.AsyncClient, database: asyncpg.Connection
 ) -> None:
     await member.job()
     async with somebody_who_reads(database):
-        begun = (await admin.post(URL, json={})).json()
-        await database.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'ravand-rebuild'"
-        )
-
-        async def interrupted() -> bool:
-            return bool((await admin.get(URL)).json()["state"] == "interrupted")
-
-        await eventually(interrupted, 30)
+        begun = await _begun_and_interrupted(admin, database)
         problem(await admin.post(URL, json={"projection": "jobs"}), 409, "rebuild_unfinished")
     again = await admin.post(URL, json={})
     assert (again.status_code, again.json()["id"]) == (202, begun["id"])
     await ended(admin)
+
+
+async def test_one_that_does_not_begin_in_time_does_not_begin_later(
+    admin: httpx2.AsyncClient, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilds, "_START_SECONDS", 0)
+    before = await runs.newest_run(database)
+    problem(await admin.post(URL, json={}), 503, "rebuild_not_begun")
+    assert not rebuilds._processes
+    assert await runs.newest_run(database) == before
+
+
+async def test_one_that_cannot_be_cancelled_in_time_is_still_there(
+    member: Member, admin: httpx2.AsyncClient, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await member.job()
+    async with somebody_who_reads(database):
+        await _begun_and_interrupted(admin, database)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(rebuilds, "_START_SECONDS", 0)
+        problem(await admin.post(f"{URL}/cancel"), 503, "rebuild_not_cancelled")
+    assert (await admin.get(URL)).json()["state"] == "interrupted"
+    assert (await admin.post(f"{URL}/cancel")).json()["state"] == "cancelled"
 
 
 async def test_damage_is_named_and_mended(
