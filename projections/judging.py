@@ -44,7 +44,8 @@ class PartitionStopped(Exception):
 class Judge:
     """Judges one partition from a position on. After any exception from it, it is thrown away.
 
-    `generation` is that of the tables in `schema`, on which it judges.
+    `generation` is that of the tables in `schema`, on which it judges. Without `with_facts` it leaves out what facts have
+    beyond their records, some 4 µs a record: a rebuild publishes none.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Judge:
         chain: bytes,
         generation: int = 0,
         schema: str = LIVE,
+        with_facts: bool = True,
     ) -> None:
         self.memory = memory
         self.rules = rules
@@ -65,6 +67,7 @@ class Judge:
         self._partition = partition
         self._generation = generation
         self._schema = schema
+        self._with_facts = with_facts
 
     async def judge(self, records: Sequence[Any], start: int, shown: set[tuple[str, str]]) -> Batch:
         """The batch of `records` (as aiokafka gives them), the first of which is the first at or after `start`.
@@ -209,7 +212,7 @@ class Judge:
 
     def _effective(
         self, batch: Batch, workspace: Workspace, reading: Envelope, effect: Effect, at: int
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes | None]:
         id, job, version = workspace.id, effect.job, effect.version
         batch.workspaces[id] = version
         if job is not None:
@@ -230,6 +233,8 @@ class Judge:
             batch.datasets.append((id, effect.dataset))
         if effect.model is not None:
             batch.models.append((id, effect.model))
+        if not self._with_facts:
+            return version, None
         previous = job.previous if job is not None else 0
         shown = view(job) if job is not None else None
         return version, facts.tail(version=version, previous=previous, at=at, job=shown)

@@ -81,7 +81,13 @@ class Replay:
         position = self.position = cursor["next_offset"]
         memory = Memory(position, MEMORY_KEYS)
         self._judge = Judge(
-            self._pool, self._partition, memory, rules=cursor["rules"], chain=cursor["chain"], schema=self._schema
+            self._pool,
+            self._partition,
+            memory,
+            rules=cursor["rules"],
+            chain=cursor["chain"],
+            schema=self._schema,
+            with_facts=False,
         )
         first, self._end = await self._reader.bounds()
         if first > position:
