@@ -39,7 +39,7 @@ _SECRET_TEXTS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _DEEPEST = 6
-_NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn", "websockets", "faststream", "httpx2", "httpcore2")
+_NOISY = ("aiokafka", "asyncpg", "asyncio", "uvicorn", "websockets", "telemetry.faststream", "httpx2", "httpcore2")
 """Libraries that say at INFO what nobody who runs the platform needs to read."""
 _SELDOM = "aiokafka"
 """Says with each of its clients, many times a second, that the broker is away."""

@@ -170,22 +170,22 @@ async def _begin(services: Services, user: str, status: Status, options: list[st
     process = await _process(services.settings, [*options, "--actor", user, "--id", id])
     goes_on = status.run.id if status.run is not None and status.run.is_unfinished else None
     until = asyncio.get_running_loop().time() + _START_SECONDS
-    while asyncio.get_running_loop().time() < until:
+    while True:
+        in_time = asyncio.get_running_loop().time() < until
+        if not in_time:
+            await _ends(process, 0)  # What is answered now must stay true.
+        is_over = process.returncode is not None
         now = await runs.status(services.pool)
         if now.run is not None and (now.run.id == id or (now.run.id == goes_on and now.state != status.state)):
             log.info("rebuild begun", run=now.run.id, user=user)
             return Answer(await _shown(services), 202, headers={"Location": "/api/admin/projections/rebuild"})
-        if process.returncode is not None:
+        if is_over:
             if now.state == "running":
                 raise _running()
-            if now.run is not None and now.run.id == goes_on:
+            if in_time and now.run is not None and now.run.id == goes_on:
                 return Answer(await _shown(services), 202)
             break
         await asyncio.sleep(0.1)
-    await _ends(process, 0)  # What is answered now must stay true.
-    now = await runs.status(services.pool)
-    if now.run is not None and now.run.id == id:
-        return Answer(await _shown(services), 202)
     log.error("rebuild not begun", status=process.returncode)
     raise unavailable(
         "rebuild_not_begun", "The rebuild could not be begun; the operator's log says why. Nothing was changed."

@@ -122,7 +122,9 @@ async def _until_stopped(service: str, run: Run, settings: Settings, database: b
     await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         ready.cancel()
-        await asyncio.gather(ready, return_exceptions=True)
+        await asyncio.wait({ready})
+        if not ready.cancelled():
+            ready.result()
         return
     ready.result()
     stopped.cancel()

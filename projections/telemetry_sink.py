@@ -34,9 +34,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _STALLED_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 log = structlog.get_logger(__name__)
-_consumer_log = logging.getLogger(f"{__name__}.consumer")
-"""FastStream's own logger has a handler of its own, past our form of a line and past what hides secrets in it."""
-_consumer_log.setLevel(logging.WARNING)
 
 
 def group_of(settings: KafkaSettings) -> str:
@@ -110,7 +107,8 @@ async def _consume(sink: Sink, settings: KafkaSettings, stop: asyncio.Event) -> 
         consumer_only=True,
         graceful_timeout=5.0,
         apply_types=False,
-        logger=_consumer_log,
+        # Its own logger has a handler of its own, past our form of a line and past what hides secrets in it.
+        logger=logging.getLogger("telemetry.faststream"),
     )
     subscriber = broker.subscriber(
         topic_name(settings, TELEMETRY),

@@ -42,7 +42,7 @@ CHILD_LEAVES_IN = 12.0
 UNANSWERED_CLAIM = 3.0
 """How long it waits then for the answer to a claim: an attempt that is granted afterwards is lost to the supervisor."""
 WORKER_LEAVES_IN = 17.0
-"""How long a worker that is told to end takes at most: less than the 20 s after which `ravand up` kills it."""
+"""How long a worker that is told to end takes at most: less than the 30 s after which `ravand up` kills it."""
 REASSERTED_AFTER = 30.0
 """When the table still shows an attempt as ours so long after its end was acknowledged, the end was refused."""
 UNANSWERED_LEASES = 2.0

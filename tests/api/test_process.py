@@ -63,6 +63,17 @@ def test_a_source_tree_that_is_not_installed_has_a_version_too(monkeypatch: pyte
     assert document.version.__wrapped__() == "0"
 
 
+UPLOAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+"""How one begins, of the boundary x."""
+
+
+async def until_received(folder: Path) -> None:
+    async def is_received() -> bool:
+        return bool(await asyncio.to_thread(lambda: list((folder / "objects" / ".tmp").glob("upload-*"))))
+
+    await eventually(is_received)
+
+
 async def test_what_is_not_finished_in_time_when_it_stops_is_told_so(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,11 +82,8 @@ async def test_what_is_not_finished_in_time_when_it_stops_is_told_so(
     release = asyncio.Event()
 
     async def endlessly() -> AsyncIterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        yield UPLOAD
         await release.wait()
-
-    async def is_received() -> bool:
-        return bool(await asyncio.to_thread(lambda: list((tmp_path / "objects" / ".tmp").glob("upload-*"))))
 
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         async with serving(settings) as platform:
@@ -84,7 +92,7 @@ async def test_what_is_not_finished_in_time_when_it_stops_is_told_so(
             form = {**headers, "Content-Type": "multipart/form-data; boundary=x"}
             upload = asyncio.create_task(http.post(f"{platform.url}/api/datasets", content=endlessly(), headers=form))
             reading = asyncio.create_task(http.get(f"{platform.url}/api/train/jobs?after=1000", headers=headers))
-            await eventually(is_received)
+            await until_received(tmp_path)
         release.set()
         problem(await upload, 503, "outcome_unknown")
         problem(await reading, 503, "stopping")
@@ -96,12 +104,9 @@ async def test_what_is_under_way_is_finished_before_it_stops(settings: Settings,
     released = asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        yield UPLOAD
         await released.wait()
         yield CSV + b"\r\n--x--\r\n"
-
-    async def is_received() -> bool:
-        return bool(await asyncio.to_thread(lambda: list((tmp_path / "objects" / ".tmp").glob("upload-*"))))
 
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         async with serving(settings) as platform:
@@ -109,7 +114,7 @@ async def test_what_is_under_way_is_finished_before_it_stops(settings: Settings,
                 token = member.token
             form = {"Content-Type": "multipart/form-data; boundary=x", "Authorization": f"Bearer {token}"}
             upload = asyncio.create_task(http.post(f"{platform.url}/api/datasets", content=slowly(), headers=form))
-            await eventually(is_received)
+            await until_received(tmp_path)
             asyncio.get_running_loop().call_later(0.3, released.set)  # By then it has been told to stop.
         answer = await upload
         assert answer.status_code in (201, 202)  # The projector stops too; without its verdict the answer is 202.

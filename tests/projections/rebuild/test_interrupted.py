@@ -48,6 +48,14 @@ async def test_killed_at_any_moment_it_leaves_the_live_tables_alone_and_goes_on(
     compare(before, await stored(log.database))
 
 
+async def _until_swapping(log: Log, running: asyncio.Task[Any]) -> None:
+    async def swapping() -> bool:
+        assert not running.done(), running.exception()
+        return bool(await log.database.fetchval("SELECT phase = 'swapping' FROM rebuild.runs"))
+
+    await until(swapping)
+
+
 async def _is_free(log: Log) -> bool:
     return not await runs.is_locked(log.database)
 
@@ -61,12 +69,7 @@ async def test_a_second_one_is_refused_while_one_runs_and_a_cancelled_one_is_dro
     async with reader.transaction():
         await reader.fetch("SELECT 1 FROM read.jobs LIMIT 1")
         running = asyncio.create_task(rebuilt(log))
-
-        async def swapping() -> bool:
-            assert not running.done(), running.exception()
-            return bool(await log.database.fetchval("SELECT phase = 'swapping' FROM rebuild.runs"))
-
-        await until(swapping)
+        await _until_swapping(log, running)
         with pytest.raises(runs.AlreadyRunning):
             await rebuilt(log)
         status, _, said = await commanded(log)
@@ -272,11 +275,7 @@ async def _begin_and_interrupt(log: Log) -> None:
     async with reader.transaction():
         await reader.fetch("SELECT 1 FROM read.jobs LIMIT 1")  # Which keeps it from swapping.
         running = asyncio.create_task(rebuilt(log))
-
-        async def swapping() -> bool:
-            return bool(await log.database.fetchval("SELECT phase = 'swapping' FROM rebuild.runs"))
-
-        await until(swapping)
+        await _until_swapping(log, running)
         running.cancel()
         await asyncio.wait({running})
     await reader.close()
