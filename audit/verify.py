@@ -41,6 +41,15 @@ SELECT p.partition, coalesce(c.next_offset, 0) AS next_offset, coalesce(c.publis
  ORDER BY p.partition
 """
 _TOLD_EVERY = 2_000
+# A partition's rows lie nearly in the order in which they are asked for, and the keys' own order needs no sort. The planner
+# takes them for scattered, and would collect and sort them on disk, and look through all of a table for each partition: 10 µs
+# of PostgreSQL's CPU a record instead of 3.
+_IN_ORDER = {
+    "enable_bitmapscan": "off",
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "max_parallel_workers_per_gather": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ async def _connected(settings: Settings, snapshot: str | None = None) -> Any:
     """A connection in a read-only transaction that sees one moment; `snapshot` joins that of another."""
     options = connection_options(settings.database, name="audit")
     # Whoever verifies reads for minutes, and one moment of the database has to last that long.
-    options["server_settings"] |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    options["server_settings"] |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"} | _IN_ORDER
     options["command_timeout"] = None
     connection = await asyncpg.connect(**options)
     try:
