@@ -1,7 +1,7 @@
 """How long it takes until it works again after `kill -9`, the worst of twenty: `python -m bench recovery`.
 
 For projector, broker and PostgreSQL: from the kill until a change that was asked for after it is answered with its verdict. For
-a worker: until its job runs at another one. The kinds take turns, so each process has been well for long enough that
+a worker: until its job runs at another one. The kinds take turns, and none is killed before it has been well for so long that
 `ravand up` takes its failure for the first.
 """
 
@@ -22,6 +22,7 @@ from bench.installation import Installation
 from cli import datasets
 from cli.server import Server
 from ops import registry
+from ops.keeper import WELL_SECONDS
 from ops.registry import Row
 from ops.state_folder import StateFolder
 
@@ -41,6 +42,7 @@ _NAMES = {
 def measure() -> list[Figure]:
     """On a whole installation with two workers, which train only while one of them is killed."""
     seconds: dict[str, list[float]] = defaultdict(list)
+    since: dict[int, float] = {}
     with Installation(workers=2, environment={"RAVAND_WORKER__LEASE_SECONDS": str(LEASE_SECONDS)}) as it:
         server = it.user()
         dataset = datasets.send(server, Path("examples/penguins.csv"))["id"]
@@ -48,11 +50,11 @@ def measure() -> list[Figure]:
         server.post("/api/train/pause", {"job_id": resting})
         for _ in range(TIMES):
             for service in ("projector", "kafka", "postgres"):
-                _until(lambda: _is_well(it))
+                _until_well(it, service, since)
                 began = _kill(it, service)
                 _until(lambda: _answered(server, resting))
                 seconds[service].append(time.monotonic() - began)
-            _until(lambda: _is_well(it))
+            _until_well(it, "worker", since)
             seconds["worker"].append(_worker(it, server, dataset))
     return [_figure(service, seconds[service]) for service in _AIMS]
 
@@ -91,6 +93,20 @@ def _kill(it: Installation, service: str, index: int = 0) -> float:
 
 def _rows(it: Installation) -> list[Row]:
     return registry.read(StateFolder(it.state))
+
+
+def _until_well(it: Installation, service: str, since: dict[int, float]) -> None:
+    """Until all are well, and the processes of `service` have been for long enough; `since` notes when each was first seen."""
+
+    def well() -> bool:
+        running = [(row.service, row.pid) for row in _rows(it) if row.pid and row.state == "running"]
+        now = time.monotonic()
+        for _, pid in running:
+            since.setdefault(pid, now)
+        ours = [pid for name, pid in running if name == service]
+        return _is_well(it) and all(now - since[pid] > WELL_SECONDS for pid in ours)
+
+    _until(well)
 
 
 def _is_well(it: Installation) -> bool:
