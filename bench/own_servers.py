@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -24,10 +25,12 @@ from adapters.settings import KafkaSettings, Settings
 
 @contextlib.contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """A broker and a PostgreSQL of their own, and the settings with which a program joins them."""
-    with tempfile.TemporaryDirectory(prefix="ravand-bench-") as folder:
+    """A broker and a PostgreSQL of their own, and the settings with which a program joins them; gone with us, however we end."""
+    with tempfile.NamedTemporaryFile(prefix="ravand-bench-") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        folder = tempfile.mkdtemp(prefix="ravand-bench-")
         server = subprocess.Popen(
-            [sys.executable, "-m", "ops.dev_servers", folder],
+            [sys.executable, "-m", "ops.dev_servers", folder, "--temporary", "--while-locked", lock.name],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
