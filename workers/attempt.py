@@ -38,6 +38,8 @@ DIES_IN = 10.0
 SHOWN_BEFORE_TOLD = 2.0
 """How long the acknowledgement of the end may come after the table shows it."""
 USAGE_SECONDS = 2.0
+TIDIES_UP_FOR = 5.0
+"""How long the next job may wait for checkpoints to be deleted that nobody needs."""
 
 
 class Attempt:
@@ -59,7 +61,9 @@ class Attempt:
             around.measurements, around.telemetry_topic, workspace=workspace, job_id=job.id, attempt=number
         )
         self._janitor = CheckpointJanitor(around.store, job.id)
-        self._reports = ChildReports(number, around.worker, job.spec.epochs, self._records, self._measurements)
+        self._reports = ChildReports(
+            number, around.worker, job.spec.epochs, self._records, self._measurements, self._janitor.report
+        )
         self._child: Child | None = None
         self._scratch: Path | None = None
         self._claimed_at: float | None = None
@@ -101,11 +105,11 @@ class Attempt:
             self._log.info("told to leave the job", wanted=job.wanted)
             self._leaving.set()
         self._granted.set()
-        unwanted = [saved.checkpoint.uri for saved in self._janitor.see(job)]
+        unwanted = self._janitor.see(job)
         if first and self.number > 1:
             self._spawn(self._janitor.sweep(job))
         if unwanted:
-            self._spawn(self._janitor.delete(unwanted))
+            self._spawn(self._janitor.work_off())
 
     def hand_back(self, grace: float) -> None:
         """The worker leaves: save a checkpoint within `grace` seconds and give the attempt back."""
@@ -166,6 +170,9 @@ class Attempt:
                 task.cancel()
             await asyncio.gather(working, over, giving_up, *self._tasks, return_exceptions=True)
             await self._clear_up()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TIDIES_UP_FOR):
+                    await self._janitor.work_off()
 
     async def _work(self, granted: bool) -> None:
         self._spawn(self._records.run())

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from adapters.object_store import ObjectStore, StoreUnavailable
+from domain.events import CheckpointSaved
 from domain.job import Job, SavedCheckpoint
 
 KEPT = 2
@@ -49,20 +50,48 @@ class CheckpointJanitor:
         """Nothing is known yet."""
         self._store = store
         self._job_id = job_id
+        self._reported: list[SavedCheckpoint] = []
+        """Of our attempt, in the order of the log, and no row has shown one of them or a later one yet."""
         self._known: list[SavedCheckpoint] = []
         """In log order."""
         self._done_with: set[str] = set()
         """Deleted ones, which rows go on to list for a while."""
+        self._unwanted: list[str] = []
         self._log = structlog.get_logger("worker").bind(job=job_id)
 
+    def report(self, event: CheckpointSaved) -> None:
+        """Take note of a checkpoint of our attempt whose record goes to the log.
+
+        A row lists only the newest few, and not each row is seen: of a training that saves faster than rows arrive, or that went
+        on while the log was away, most would never be listed.
+        """
+        self._reported.append(SavedCheckpoint(checkpoint=event.checkpoint(), metrics={}, best=event.best))
+
     def see(self, job: Job) -> list[SavedCheckpoint]:
-        """Take in a row that shows the attempt as ours; the checkpoints to delete now."""
+        """Take in a row that shows the attempt as ours; the checkpoints that nobody needs any more, for `work_off`."""
+        listed = {saved.checkpoint.uri for saved in job.checkpoints}
+        shown = [place for place, saved in enumerate(self._reported) if saved.checkpoint.uri in listed]
+        count = shown[-1] + 1 if shown else 0
+        # What was reported before a listed one and is not listed itself is older than all that are, or was refused.
+        older = [saved for saved in self._reported[:count] if saved.checkpoint.uri not in listed]
+        del self._reported[:count]
         known = {saved.checkpoint.uri for saved in self._known} | self._done_with
-        self._known += [saved for saved in job.checkpoints if saved.checkpoint.uri not in known]
+        self._known += [saved for saved in (*older, *job.checkpoints) if saved.checkpoint.uri not in known]
         unwanted = surplus(self._known)
         self._known = [saved for saved in self._known if saved not in unwanted]
         self._done_with |= {saved.checkpoint.uri for saved in unwanted}
+        self._unwanted += [saved.checkpoint.uri for saved in unwanted]
         return unwanted
+
+    async def work_off(self) -> None:
+        """Delete what `see` has found. Whoever is cancelled in it leaves the rest for the next one."""
+        while self._unwanted:
+            key = self._unwanted.pop()
+            try:
+                await self.delete([key])
+            except asyncio.CancelledError:
+                self._unwanted.append(key)
+                raise
 
     async def delete(self, unwanted: Iterable[str]) -> None:
         """Delete objects by key. A store that is away keeps them for now: they cost space, nothing else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -36,14 +37,21 @@ class ChildReports:
     """The reports of one attempt. While too many records wait for the log, it stops listening, and the child waits."""
 
     def __init__(
-        self, attempt: int, worker: str, epochs: int, records: AttemptRecords, measurements: Measurements
+        self,
+        attempt: int,
+        worker: str,
+        epochs: int,
+        records: AttemptRecords,
+        measurements: Measurements,
+        saved: Callable[[CheckpointSaved], None],
     ) -> None:
-        """`epochs` is how many there will be, for whoever reads the log lines."""
+        """`epochs` is how many there will be, for whoever reads the log lines; `saved` hears of each checkpoint."""
         self._attempt = attempt
         self._worker = worker
         self._epochs = epochs
         self._records = records
         self._measurements = measurements
+        self._saved = saved
         self._said_epoch_at = 0.0
         self._log = structlog.get_logger("worker").bind(attempt=attempt)
         self.words = LastWords()
@@ -104,6 +112,7 @@ class ChildReports:
                     sha256=message.sha256,
                     best=message.best,
                 )
+                self._saved(saved)
                 await self._records.put(saved)
             case StepMeasured():
                 self._measurements.step(message)

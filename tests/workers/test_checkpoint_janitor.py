@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from hypothesis import given
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from adapters.object_store import ObjectStore
-from domain.events import Checkpoint, DatasetRef, JobRequested
+from domain.events import Checkpoint, CheckpointSaved, DatasetRef, JobRequested
 from domain.job import NEWEST_CHECKPOINTS, Job, SavedCheckpoint, request
 from workers.checkpoint_janitor import CheckpointJanitor, newest_present, orphans
 
@@ -22,6 +23,13 @@ def saved(number: int, best: bool = False, attempt: int = 1) -> SavedCheckpoint:
     uri = f"jobs/job/{attempt}/checkpoint-{number}-0.safetensors"
     return SavedCheckpoint(
         checkpoint=Checkpoint(attempt=attempt, epoch=number, step=0, uri=uri, sha256="0"), metrics={}, best=best
+    )
+
+
+def report(one: SavedCheckpoint) -> CheckpointSaved:
+    c = one.checkpoint
+    return CheckpointSaved(
+        attempt=c.attempt, worker="w", epoch=c.epoch, step=c.step, uri=c.uri, sha256=c.sha256, best=one.best
     )
 
 
@@ -42,14 +50,38 @@ class TestWhatIsDeleted:
         janitor = CheckpointJanitor(store=None, job_id="job")  # type: ignore[arg-type]  # It only says what to delete.
         checkpoints: list[SavedCheckpoint] = []
         there: set[str] = set()
+
+        def needed() -> set[str]:
+            bests = [one for one in checkpoints if one.best][-1:]
+            return {one.checkpoint.uri for one in (*checkpoints[-2:], *bests)}
+
         for number, (best, rows) in enumerate(history, start=1):
             checkpoints.append(saved(number, best))
+            janitor.report(report(checkpoints[-1]))
             there.add(checkpoints[-1].checkpoint.uri)
-            for _ in range(1 + rows):
+            for _ in range(rows):
                 there -= {one.checkpoint.uri for one in janitor.see(job(checkpoints))}
-            newest = checkpoints[-2:]
-            bests = [one for one in checkpoints if one.best][-1:]
-            assert there == {one.checkpoint.uri for one in (*newest, *bests)}
+                assert there == needed()
+            assert there >= needed()
+        there -= {one.checkpoint.uri for one in janitor.see(job(checkpoints))}
+        assert there == needed()
+
+    @given(st.integers(0, 9), st.integers(1, 9))
+    def test_what_no_row_has_shown_stays(self, shown: int, more: int) -> None:
+        janitor = CheckpointJanitor(store=None, job_id="job")  # type: ignore[arg-type]
+        checkpoints = [saved(number) for number in range(1, shown + more + 1)]
+        for one in checkpoints:
+            janitor.report(report(one))
+        gone = janitor.see(job(checkpoints[:shown]))
+        assert [one.checkpoint.uri for one in gone] == [one.checkpoint.uri for one in checkpoints[: max(0, shown - 2)]]
+
+    def test_one_that_was_refused_takes_no_place_of_one_that_counts(self) -> None:
+        janitor = CheckpointJanitor(store=None, job_id="job")  # type: ignore[arg-type]
+        for number in range(1, 7):
+            janitor.report(report(saved(number)))
+        counted = [saved(number) for number in (1, 2, 4, 6)]
+        gone = {one.checkpoint.uri for one in janitor.see(job(counted))}
+        assert gone == {saved(number).checkpoint.uri for number in (1, 2, 3, 5)}
 
     @given(st.integers(0, 8), st.integers(0, 8))
     def test_a_worker_that_takes_over_deletes_nothing_that_a_claim_could_name(self, before: int, after: int) -> None:
@@ -123,4 +155,22 @@ class TestDeleting:
         assert await store.head(loose) is None
         failed = [line["key"] for line in logged if line["event"] == "a checkpoint could not be deleted"]
         assert failed == [stuck, "../outside"]
+        await store.close()
+
+    async def test_what_a_cancelled_deletion_has_left_is_deleted_by_the_next(self, tmp_path: Path) -> None:
+        store = ObjectStore(tmp_path.as_uri())
+        await store.init()
+        janitor = CheckpointJanitor(store, "job")
+        checkpoints = [saved(number) for number in range(1, 30)]
+        for one in checkpoints:
+            await store.put(one.checkpoint.uri, b"x")
+            janitor.report(report(one))
+        janitor.see(job(checkpoints))
+        cut = asyncio.create_task(janitor.work_off())
+        await asyncio.sleep(0)  # It has begun.
+        cut.cancel()
+        await asyncio.gather(cut, return_exceptions=True)
+        await janitor.work_off()
+        left = [info.key async for info in store.list("jobs/job")]
+        assert sorted(left) == sorted(one.checkpoint.uri for one in checkpoints[-2:])
         await store.close()
