@@ -69,6 +69,22 @@ def connection_options(settings: DatabaseSettings, *, name: str) -> dict[str, An
     }
 
 
+def patient_options(
+    settings: DatabaseSettings, *, name: str, session: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The same for whoever reads or writes for as long as it takes: neither statements nor transactions are bounded in time.
+
+    `session` are further settings of the server for it.
+    """
+    options = connection_options(settings, name=name)
+    options["server_settings"] |= {
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        **(session or {}),
+    }
+    return {**options, "command_timeout": None}
+
+
 async def create_pool(
     settings: DatabaseSettings,
     *,

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from adapters.postgres import connection_options
+from adapters.postgres import patient_options
 from adapters.settings import Settings
 from audit.entries import Entry
 from domain.job import Job
@@ -19,14 +19,8 @@ from projections.reading import home
 @asynccontextmanager
 async def connected(settings: Settings, *, read_only: bool = True) -> AsyncIterator[Any]:
     """A connection. Raises what `adapters.postgres.is_outage` knows."""
-    options = connection_options(settings.database, name="audit")
-    options["server_settings"] |= {
-        "statement_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
-        "default_transaction_read_only": "on" if read_only else "off",
-    }
-    options["command_timeout"] = None
-    connection = await asyncpg.connect(**options)
+    session = {"default_transaction_read_only": "on" if read_only else "off"}
+    connection = await asyncpg.connect(**patient_options(settings.database, name="audit", session=session))
     try:
         yield connection
     finally:

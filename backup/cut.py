@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from adapters.postgres import connection_options
+from adapters.postgres import connection_options, patient_options
 from adapters.settings import DatabaseSettings
 from backup.files import hashed_file
 from backup.manifest import TableCut
@@ -150,10 +150,7 @@ async def _references(connection: Any) -> dict[str, str]:
 @asynccontextmanager
 async def _connected(settings: DatabaseSettings) -> AsyncIterator[Any]:
     """A connection on which a moment may last as long as the copying does."""
-    options = connection_options(settings, name="backup")
-    options["server_settings"] |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
-    options["command_timeout"] = None
-    connection = await asyncpg.connect(**options)
+    connection = await asyncpg.connect(**patient_options(settings, name="backup"))
     try:
         yield connection
     finally:

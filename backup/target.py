@@ -18,7 +18,7 @@ from adapters.kafka import consumer, topic_name
 from adapters.migrations import MissingTables
 from adapters.migrations import check as check_schema
 from adapters.object_store import ObjectStore, StoreUnavailable
-from adapters.postgres import connection_options
+from adapters.postgres import patient_options
 from adapters.settings import KafkaSettings, Settings
 from backup.cut import FOLDED, SAVED
 from backup.manifest import BackupRefused, Manifest
@@ -43,10 +43,7 @@ class Target(msgspec.Struct, frozen=True):
 
 async def connected(settings: Settings) -> Any:
     """A connection for a restore."""
-    options = connection_options(settings.database, name="restore")
-    options["server_settings"] |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
-    options["command_timeout"] = None
-    return await asyncpg.connect(**options)
+    return await asyncpg.connect(**patient_options(settings.database, name="restore"))
 
 
 async def inspect(settings: Settings, store: ObjectStore, manifest: Manifest, keys: set[str]) -> Target:

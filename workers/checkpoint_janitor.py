@@ -75,8 +75,9 @@ class CheckpointJanitor:
         # What was reported before a listed one and is not listed itself is older than all that are, or was refused.
         older = [saved for saved in self._reported[:count] if saved.checkpoint.uri not in listed]
         del self._reported[:count]
-        known = {saved.checkpoint.uri for saved in self._known} | self._done_with
-        self._known += [saved for saved in (*older, *job.checkpoints) if saved.checkpoint.uri not in known]
+        known = {saved.checkpoint.uri for saved in self._known}
+        fresh = [saved for saved in (*older, *job.checkpoints) if saved.checkpoint.uri not in known]
+        self._known += [saved for saved in fresh if saved.checkpoint.uri not in self._done_with]
         unwanted = surplus(self._known)
         self._known = [saved for saved in self._known if saved not in unwanted]
         self._done_with |= {saved.checkpoint.uri for saved in unwanted}

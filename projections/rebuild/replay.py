@@ -110,8 +110,8 @@ class Replay:
             batch, odd = await self._judged(await self._records(goal))
             # Storing does not overlap with judging what follows: there are as many processes as cores, so nothing would be
             # faster, and with twice as many at work those who read meanwhile would wait longer for their turn.
-            self._judge.memory.committed_through(await self._store(batch, odd))
-            self.position = batch.end
+            self.position = await self._store(batch, odd)
+            self._judge.memory.committed_through(self.position)
             records += len(batch.journal)
         return records
 
