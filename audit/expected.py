@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 
 from audit.fold import Judged
-from domain.events import CheckpointSaved, EpochCompleted, JobRequested
+from domain.events import CheckpointSaved, EpochCompleted, Event, JobRequested
+from domain.workspace import Effect
+from projections.reading import Refused
 from schemas.envelope import Envelope
 
 _encode = msgspec.json.Encoder().encode
@@ -56,14 +58,23 @@ class Expected:
     def take(self, judged: Judged, at: int, offset: int) -> None:
         """Take note of an effective record."""
         said, effect = judged.said, judged.effect
-        assert isinstance(said, Envelope) and effect is not None  # noqa: PT018
+        assert type(said) is not Refused and effect is not None  # noqa: PT018
         event, workspace, job, version = said.data, said.workspace, effect.job, effect.version
-        if type(event) is EpochCompleted:
+        if type(event) is EpochCompleted:  # Most are.
             metrics = _encode(event.metrics)
             group = self._group(self.epochs, (workspace, said.subject, event.attempt))
             group.count += 1
             group.hash.update(_epoch(event.epoch, version, at, len(metrics)) + metrics)
-        elif type(event) is CheckpointSaved:
+        else:
+            self._take_rarely(said, event, effect, version)
+        if job is not None and self.snapshots and (kept := self.snapshots.pop((workspace, version), None)) is not None:
+            self.found_snapshots += 1
+            if self.wrong_snapshot is None and kept != (job.id, digest(_encode(job))):
+                self.wrong_snapshot = (workspace, job.id, version)
+
+    def _take_rarely(self, said: Envelope, event: Event, effect: Effect, version: int) -> None:
+        workspace = said.workspace
+        if type(event) is CheckpointSaved:
             group = self._group(self.checkpoints, (workspace, said.subject, event.attempt))
             group.count += 1
             group.hash.update(checkpoint_bytes(event.epoch, event.step, version, event.uri, event.sha256))
@@ -77,10 +88,6 @@ class Expected:
             self.datasets[workspace, dataset.id] = (dataset.name, dataset.number, dataset.version, state)
         if (model := effect.model) is not None:
             self.models[workspace, model.name, model.number] = (model.version, model.job_id, digest(_encode(model)))
-        if job is not None and self.snapshots and (kept := self.snapshots.pop((workspace, version), None)) is not None:
-            self.found_snapshots += 1
-            if self.wrong_snapshot is None and kept != (job.id, digest(_encode(job))):
-                self.wrong_snapshot = (workspace, job.id, version)
 
     def _group(self, groups: dict[AttemptKey, Group], key: AttemptKey) -> Group:
         group = groups.get(key)

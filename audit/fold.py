@@ -18,7 +18,7 @@ from domain.workspace import Effect, Workspace, judge
 from projections.chain import GENESIS, link
 from projections.reading import Refused, read, under
 from schemas import facts
-from schemas.envelope import PREFIX, Envelope, headers
+from schemas.envelope import NAMES, Envelope, headers
 from schemas.job_view import view
 
 _encode = msgspec.json.Encoder().encode
@@ -59,15 +59,13 @@ class Fold:
         said = under(said, self.rules)
         if type(said) is Refused:
             return Judged(said, said.type, None, said.refusal.value, None, False)
-        assert isinstance(said, Envelope)
         event = said.data
-        kind = PREFIX + type(event).__name__
         workspace = self.workspaces.get(said.workspace)
         if workspace is None:
             workspace = self.workspaces[said.workspace] = Workspace(said.workspace)
         first = event.is_request and said.id not in workspace.requests
         try:
-            if isinstance(event, RulesActivated):
+            if type(event) is RulesActivated:
                 verdict = self._activate(workspace, event)
             else:
                 verdict = judge(workspace, id=said.id, subject=said.subject, actor=said.actor, event=event, at=at)
@@ -75,9 +73,9 @@ class Fold:
             raise Unjudgeable(str(error)) from None
         except Exception as error:
             raise Unjudgeable(f"{type(error).__name__}: {error}") from error
-        if isinstance(verdict, Effect):
-            return Judged(said, kind, verdict.version, None, verdict, first)
-        return Judged(said, kind, None, verdict.value, None, first)
+        if type(verdict) is Effect:
+            return Judged(said, NAMES[type(event)], verdict.version, None, verdict, first)
+        return Judged(said, NAMES[type(event)], None, verdict.value, None, first)
 
     def _activate(self, workspace: Workspace, event: RulesActivated) -> Effect | Refusal:
         refusal = partition_rules.admit(self.rules, event)
@@ -101,6 +99,6 @@ def tail_of(effect: Effect, at: int) -> bytes:
 
 def unusual_headers(found: Sequence[tuple[str, bytes | None]], said: Envelope | Refused) -> bytes | None:
     """A record's headers as the journal keeps them: nothing where they are the copies that every writer makes."""
-    if isinstance(said, Envelope) and list(found) == headers(said):
+    if type(said) is not Refused and list(found) == headers(said):
         return None
     return _encode([(name, value) for name, value in found])

@@ -202,14 +202,12 @@ def admit(
     `dataset_exists` tells whether the dataset version of a `JobRequested` is registered in the workspace; `named` is the
     effective, unstruck checkpoint of this job with the attempt, epoch and step that a claim names, if there is one.
     """
-    match event:
-        case JobRequested():
-            if job is not None:
-                return Refusal.DUPLICATE
-            return None if dataset_exists else Refusal.UNKNOWN_DATASET
-        case _ if job is None:
+    if job is None:
+        if type(event) is not JobRequested:
             return Refusal.UNKNOWN_JOB
-        case EpochCompleted():
+        return None if dataset_exists else Refusal.UNKNOWN_DATASET
+    match event:
+        case EpochCompleted():  # First, since most are.
             if not job.is_held_by(event.worker, event.attempt):
                 return Refusal.FENCED
             return None if event.epoch == job.epoch + 1 else Refusal.OUT_OF_ORDER
@@ -245,6 +243,8 @@ def admit(
             return None if job.status in (Status.FAILED, Status.STOPPED) else Refusal.NOT_RETRIABLE
         case PriorityChanged():
             return Refusal.ALREADY_OVER if job.is_over else None
+        case JobRequested():
+            return Refusal.DUPLICATE
         case _:
             assert_never(event)
 

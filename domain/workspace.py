@@ -6,6 +6,8 @@ tests all call it. The container is mutable so that a million records cost no co
 
 from __future__ import annotations
 
+from typing import final
+
 import msgspec
 
 from domain import job as jobs
@@ -76,6 +78,7 @@ class Needs(msgspec.Struct, frozen=True, array_like=True):
     request: str | None = None
 
 
+@final
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """What an effective record changed. `version` is the workspace's after it."""
 
@@ -178,7 +181,7 @@ def judge(workspace: Workspace, *, id: str, subject: str, actor: str, event: Eve
 def _judge_job(workspace: Workspace, subject: str, event: Event, at: int) -> Effect | Refusal:
     before = workspace.jobs.get(subject)
     named = None
-    if isinstance(event, AttemptStarted) and event.checkpoint is not None:
+    if type(event) is AttemptStarted and event.checkpoint is not None:
         c = event.checkpoint
         named = workspace.checkpoints.get((subject, c.attempt, c.epoch, c.step))
     refusal = jobs.admit(before, event, named=named)  # type: ignore[arg-type]  # RulesActivated never comes here.

@@ -21,13 +21,11 @@ from projections.memory import Key, Memory, keys_of
 from projections.reading import Refused, read, under
 from projections.tables import LIVE
 from schemas import facts
-from schemas.envelope import RECORDS, Envelope, type_name
+from schemas.envelope import NAMES, TYPE_COPIES, Envelope
 from schemas.job_view import view
 
 SLICE = 100
 """Records judged before others on the loop get their turn: about two milliseconds."""
-NAMES = {event: type_name(event) for event in RECORDS}
-_TYPE_COPIES = {event: ("ce_type", name.encode()) for event, name in NAMES.items()}
 _encode = msgspec.json.Encoder().encode
 log = structlog.get_logger(__name__)
 
@@ -108,7 +106,6 @@ class Judge:
         for reading in readings:
             if type(reading) is Refused:
                 continue
-            assert isinstance(reading, Envelope)
             workspace, event = reading.workspace, reading.data
             if type(event) is EpochCompleted:
                 keys.add(("job", workspace, reading.subject))
@@ -127,7 +124,7 @@ class Judge:
         tail: bytes | None = None
         verdict: Effect | Refusal
         reading = under(reading, self.rules)
-        if isinstance(reading, Refused):
+        if type(reading) is Refused:
             verdict = reading.refusal
             kind = reading.type
             if reading.refusal is Refusal.UNDECODABLE:
@@ -136,13 +133,13 @@ class Judge:
             event = reading.data
             kind = NAMES[type(event)]
             workspace = self.memory.workspaces[reading.workspace]
-            if isinstance(event, RulesActivated):
+            if type(event) is RulesActivated:
                 verdict = self._activate(workspace, event)
             else:
                 verdict = self._verdict(batch, workspace, reading, record)
-            if isinstance(verdict, Effect):
+            if type(verdict) is Effect:
                 version, tail = self._effective(batch, workspace, reading, verdict, at)
-        refusal = None if isinstance(verdict, Effect) else verdict.value
+        refusal = None if type(verdict) is Effect else verdict.value
         batch.journal.append(
             (
                 self._partition,
@@ -251,7 +248,7 @@ def _unusual(found: Sequence[tuple[str, bytes | None]], reading: Envelope | Refu
     if (
         type(reading) is not Refused
         and len(found) == 2
-        and found[0] == _TYPE_COPIES[type(reading.data)]  # type: ignore[union-attr]  # mypy does not narrow by `type`.
+        and found[0] == TYPE_COPIES[type(reading.data)]
         and found[1] == ("ce_id", reading.id.encode())
     ):
         return None

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import builtins
 from functools import lru_cache
+from typing import final
 
 import msgspec
 
 from adapters.kafka import partition_of
-from domain.events import Event, RulesActivated, SystemEvent
+from domain.events import SYSTEM, Event, RulesActivated
 from domain.refusal import Refusal
 from domain.rules import SYSTEM_WORKSPACE, TYPES_BY_RULES
-from schemas.envelope import BY_TYPE, Envelope, Header, UndecodableRecord, UnknownType, decode, header, type_name
+from schemas.envelope import BY_TYPE, NAMES, Envelope, Header, UndecodableRecord, UnknownType, decode, header
 from schemas.topics import EVENTS
 
 SYSTEM_KEY = SYSTEM_WORKSPACE.encode()
 PARTITIONS = EVENTS.partitions
+_ABOUT_THE_PLATFORM = frozenset((*SYSTEM, RulesActivated))
 
 
+@final
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """A record that no rule set would judge. What it says of itself is kept where it could be read."""
 
@@ -59,28 +62,21 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
         said_header = header(value)
         known = BY_TYPE.get(said_header.type) if said_header else None
         return Refused(refusal=Refusal.UNDECODABLE, event=known, header=said_header, error=str(error))
-    event = envelope.data
-    if type(event) is RulesActivated:
-        fits = key == SYSTEM_KEY and envelope.workspace == SYSTEM_WORKSPACE
-    elif key == SYSTEM_KEY or isinstance(event, SystemEvent):
-        fits = (
-            isinstance(event, SystemEvent)
-            and key == SYSTEM_KEY
-            and envelope.workspace == SYSTEM_WORKSPACE
-            and home(key) == partition
-        )
-    else:
-        fits = key is not None and envelope.workspace.encode() == key and home(key) == partition
-    if fits:
+    kind = type(envelope.data)
+    if (
+        envelope.workspace.encode() == key
+        and (key == SYSTEM_KEY) is (kind in _ABOUT_THE_PLATFORM)
+        and (home(key) == partition or kind is RulesActivated)  # Rules are written to every partition.
+    ):
         return envelope
     return Refused(
         refusal=Refusal.MISROUTED,
         id=envelope.id,
-        type="ravand." + type(envelope.data).__name__,
+        type=NAMES[kind],
         workspace=envelope.workspace,
         subject=envelope.subject,
         actor=envelope.actor,
-        event=type(envelope.data),
+        event=kind,
     )
 
 
@@ -93,14 +89,13 @@ def under(reading: Envelope | Refused, rules: int) -> Envelope | Refused:
         event = reading.event
         said = reading.header or reading
     else:
-        assert isinstance(reading, Envelope)
         event, said = type(reading.data), reading
     if event is None or event in TYPES_BY_RULES[rules]:
         return reading
     return Refused(
         refusal=Refusal.UNKNOWN_TYPE,
         id=said.id,
-        type=type_name(event),
+        type=NAMES[event],
         workspace=said.workspace,
         subject=said.subject,
         actor=said.actor,

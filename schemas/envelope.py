@@ -99,7 +99,10 @@ def _envelope_for(event: type[Event]) -> type[Envelope]:
 
 
 RECORDS: dict[type[Event], type[Envelope]] = {event: _envelope_for(event) for event in EVENTS}
-BY_TYPE: dict[str, type[Event]] = {type_name(event): event for event in EVENTS}
+NAMES: dict[type[Event], str] = {event: type_name(event) for event in EVENTS}
+BY_TYPE: dict[str, type[Event]] = {name: event for event, name in NAMES.items()}
+TYPE_COPIES: dict[type[Event], tuple[str, bytes]] = {event: ("ce_type", name.encode()) for event, name in NAMES.items()}
+"""The header that repeats a record's type."""
 _SCHEMAS: dict[type[Event], str] = {event: schema_of(event) for event in EVENTS}
 
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(functools.reduce(operator.or_, RECORDS.values()))
@@ -168,10 +171,7 @@ def encode(envelope: Envelope) -> bytes:
 
 def headers(envelope: Envelope) -> list[tuple[str, bytes]]:
     """Copies for skipping without decoding; readers never trust them."""
-    return [
-        ("ce_type", type_name(type(envelope.data)).encode()),
-        ("ce_id", envelope.id.encode()),
-    ]
+    return [TYPE_COPIES[type(envelope.data)], ("ce_id", envelope.id.encode())]
 
 
 def decode(value: bytes | None) -> Envelope:
