@@ -18,6 +18,7 @@ from adapters.kafka import Appender, producer
 from adapters.object_store import ObjectStore
 from adapters.postgres import as_it_is, create_pool, is_outage
 from adapters.settings import Settings
+from api.abandoned_checkpoints import AbandonedCheckpoints
 from api.accounts.passwords import Hasher
 from api.accounts.sessions import Sessions
 from api.accounts.throttle import Throttle
@@ -69,8 +70,6 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
     commits = Commits(listener)
     versions = Versions(pool, commits, settings.api.version_deadline_seconds)
     throttle = Throttle(pool, settings.auth.failed_logins_per_minute)
-    _in_background(stack, _tidy(sessions, throttle), "tidying")
-
     sender = await patiently("log", lambda: _started_producer(settings), _is_log_outage)
     stack.push_async_callback(_stop_producer, sender)
     probe = LogProbe(settings)
@@ -79,6 +78,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Services:
 
     store = ObjectStore(settings.store.url)
     stack.push_async_callback(store.close)
+    _in_background(stack, _tidy(sessions, throttle, AbandonedCheckpoints(pool, store)), "tidying")
     profiler = Profiler(Limits(file_bytes=settings.datasets.max_bytes, ratio=settings.datasets.max_unpack_ratio))
     stack.push_async_callback(profiler.close)
     hasher = Hasher()
@@ -172,8 +172,8 @@ def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name:
     stack.push_async_callback(end)
 
 
-async def _tidy(*tidied: Sessions | Throttle) -> None:
-    """Every now and then, drop rows that no longer matter."""
+async def _tidy(*tidied: Sessions | Throttle | AbandonedCheckpoints) -> None:
+    """Every now and then, drop what no longer matters."""
     while True:
         await asyncio.sleep(_TIDY_SECONDS)
         for one in tidied:

@@ -24,11 +24,6 @@ class CheckpointUnreadable(Exception):
     """The store answers, and the checkpoint is not there or not what was written. Going on from it is impossible."""
 
 
-def key_of(job_id: str, attempt: int, epoch: int, step: int) -> str:
-    """Where in the object store a checkpoint lies."""
-    return f"jobs/{job_id}/{attempt}/checkpoint-{epoch}-{step}.safetensors"
-
-
 def write(store: BlockingObjectStore, key: str, state: Mapping[str, Any]) -> str:
     """Put a state into the store, whole or not at all; the SHA-256 of exactly the bytes that were written."""
     data = to_bytes(state)

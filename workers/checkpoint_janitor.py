@@ -3,31 +3,26 @@
 A claim names the newest checkpoint that its claimer sees in the table, and takes effect only if the table shows all that
 the attempt before it saved. So what is older than two effective ones is named by no claim that counts, except when the
 newer ones turned out to be unreadable; and whoever claims then looks first whether the file is there.
+
+A worker that is killed, or whose job ends before it has seen which of its checkpoints took effect, leaves some behind. The
+API deletes those (`api.abandoned_checkpoints`), which knows the whole history.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import structlog
 
+from adapters.checkpoint_keys import place_of
 from adapters.object_store import ObjectStore, StoreUnavailable
 from domain.events import CheckpointSaved
 from domain.job import Job, SavedCheckpoint
+from domain.kept_checkpoints import surplus
 
-KEPT = 2
 LOOK_SECONDS = 5.0
 """A store that takes longer to say whether an object is there counts as away."""
-_CHECKPOINT = re.compile(r"jobs/(?P<job>[^/]+)/(?P<attempt>[0-9]+)/checkpoint-[^/]+")
-
-
-def surplus(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
-    """Those of the effective checkpoints, in log order, that are not kept. The newest that was best when saved is the best."""
-    kept = list(saved[-KEPT:])
-    best = next((one for one in reversed(saved) if one.best), None)
-    return [one for one in saved if one not in kept and one is not best]
 
 
 def orphans(job: Job, keys: Iterable[str]) -> list[str]:
@@ -39,8 +34,8 @@ def orphans(job: Job, keys: Iterable[str]) -> list[str]:
     listed = {saved.checkpoint.uri for saved in job.checkpoints}
     if job.checkpoints and not any(saved.best for saved in job.checkpoints):
         return []
-    found = [(key, match) for key in keys if (match := _CHECKPOINT.fullmatch(key)) and match["job"] == job.id]
-    return [key for key, match in found if int(match["attempt"]) < job.attempt and key not in listed]
+    found = [(key, place) for key in keys if (place := place_of(key)) and place.job_id == job.id]
+    return [key for key, place in found if place.attempt < job.attempt and key not in listed]
 
 
 class CheckpointJanitor:

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from adapters.checkpoint_keys import key_of
 from adapters.object_store_blocking import BlockingObjectStore
 from recipes import catalog
 from recipes.training import (
@@ -123,7 +124,7 @@ class Attempt:
         raise RuntimeError(f"The training function of {spec.name!r} ended without a model.")
 
     def _save(self, epoch: int, step: int, best: bool, threads: int, state: Any) -> None:
-        key = checkpoint_files.key_of(self._train.job_id, self._train.attempt, epoch, step)
+        key = key_of(self._train.job_id, self._train.attempt, epoch, step)
         sha256 = checkpoint_files.write(self._store, key, {"training": state, "threads": threads})
         self._saved = (epoch, step)
         self._pipe.send(CheckpointWritten(epoch=epoch, step=step, uri=key, sha256=sha256, best=best))
