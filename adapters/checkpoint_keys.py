@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 FOLDER = "jobs"
@@ -26,3 +27,9 @@ def place_of(key: str) -> Place | None:
     """Whose checkpoint lies under this key; None for whatever is no checkpoint."""
     match = _KEY.fullmatch(key)
     return Place(match["job"], int(match["attempt"])) if match else None
+
+
+def checkpoints_among(keys: Iterable[str], job_id: str, *, through_attempt: int) -> list[str]:
+    """Those of the keys that are checkpoints of the job's attempts up to this one."""
+    found = [(key, place) for key in keys if (place := place_of(key)) and place.job_id == job_id]
+    return [key for key, place in found if place.attempt <= through_attempt]

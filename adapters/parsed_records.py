@@ -1,8 +1,8 @@
 """A consumer's records as aiokafka's parser gives them, a batch of the log at a time.
 
-Making a `ConsumerRecord` of eleven fields takes longer than parsing the record, and so nearly does handing out one record
-after another: 2 µs of 3 where whole partitions are read. What the parser gives has `offset`, `timestamp`, `key`, `value` and
-`headers` (a list), and no topic and no partition.
+Making a `ConsumerRecord` of eleven fields takes longer than parsing the record, 1.4 µs where whole partitions are read, and
+handing out one record after another takes 0.8. What the parser gives has `offset`, `timestamp`, `key`, `value` and `headers` (a
+list), and no topic and no partition.
 """
 
 from __future__ import annotations

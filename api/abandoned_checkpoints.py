@@ -15,10 +15,10 @@ import asyncpg
 import msgspec
 import structlog
 
-from adapters.checkpoint_keys import FOLDER, place_of
+from adapters.checkpoint_keys import FOLDER, checkpoints_among, place_of
 from adapters.object_store import ObjectStore, StoreUnavailable
 from domain.events import CheckpointSaved
-from domain.job import OVER, Job, SavedCheckpoint
+from domain.job import Job, SavedCheckpoint
 from domain.kept_checkpoints import KEPT, surplus
 from projections.reading import home
 from schemas.envelope import NAMES, decode
@@ -62,7 +62,10 @@ class AbandonedCheckpoints:
 
     async def _with_many(self) -> list[str]:
         """The jobs with more checkpoints than are kept: the two newest, and the best one."""
-        found = Counter([place.job_id async for one in self._store.list(FOLDER) if (place := place_of(one.key))])
+        found: Counter[str] = Counter()
+        async for one in self._store.list(FOLDER):
+            if (place := place_of(one.key)) is not None:
+                found[place.job_id] += 1
         return [job_id for job_id, count in found.items() if count > KEPT + 1]
 
     async def _tidy(self, job_ids: Sequence[str]) -> None:
@@ -71,7 +74,7 @@ class AbandonedCheckpoints:
         owners = Counter(row["job_id"] for row in rows)
         for row in rows:
             job = _job.decode(row["state"])
-            if job.status not in OVER or owners[job.id] > 1:  # Ids are drawn; who forged one has no claim to space.
+            if not job.is_over or owners[job.id] > 1:  # Ids are drawn; who forged one has no claim to space.
                 continue
             workspace = row["workspace"]
             values = await self._pool.fetch(_SAVED, workspace, job.id, home(workspace.encode()), NAMES[CheckpointSaved])
@@ -97,5 +100,4 @@ def abandoned(job: Job, saved: list[SavedCheckpoint], keys: Iterable[str]) -> li
     unwanted = surplus(named)
     kept = {one.checkpoint.uri for one in named if one not in unwanted}
     kept |= {one.checkpoint.uri for one in job.checkpoints[-KEPT:]}  # The same, unless rows were damaged.
-    found = [(key, place) for key in keys if (place := place_of(key)) and place.job_id == job.id]
-    return [key for key, place in found if place.attempt <= job.attempt and key not in kept]
+    return [key for key in checkpoints_among(keys, job.id, through_attempt=job.attempt) if key not in kept]

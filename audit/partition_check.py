@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from audit.copied import NULL, Copied, Field, copied, field, first_difference, text
 from audit.expected import Expected
@@ -19,8 +19,8 @@ from audit.log_reader import LogReader, LogUnreadable
 from audit.seals import Head
 from projections.batch import JOURNAL
 from projections.chain import link
-from projections.reading import Refused, read
-from schemas.envelope import TYPE_COPIES, Envelope
+from projections.reading import Refused
+from schemas.envelope import TYPE_COPIES
 
 _JOURNAL_QUERY = (
     'SELECT partition, "offset", at, id, type, workspace, subject, actor, version, refusal, key, value, headers, tail, hash'
@@ -53,17 +53,6 @@ class _Found(Exception):
         self.found = found
 
 
-class _Names(NamedTuple):
-    """What the journal's rows of one subject's records of one type have in common."""
-
-    workspace: str
-    actor: str
-    columns: bytes
-    """Type, workspace, subject and actor, as four fields."""
-    key: bytes
-    """The workspace, as a field."""
-
-
 class PartitionCheck:
     """One partition, up to the cursor of the database's snapshot that `connections` share."""
 
@@ -87,8 +76,6 @@ class PartitionCheck:
         self._seals = seals
         self._told = told
         self._texts: dict[str, bytes] = {}
-        self._names: dict[tuple[str, str], _Names] = {}
-        """By subject and type, as they were in the newest such record."""
         self._before = self.fold.chain
         """The head of the chain before the record in hand: found right."""
 
@@ -148,7 +135,7 @@ class PartitionCheck:
     async def _records(self, batch: list[Any], rows: Copied, asked: Copied) -> None:
         """The hot path: one loop, since at a hundred thousand records a second every call is felt."""
         fold, report, expected = self.fold, self.report, self._expected
-        anchors, seals, partition = self._anchors, self._seals, self.partition
+        anchors, seals = self._anchors, self._seals
         for record in batch:
             if len(rows.buffer) - rows.place < _HEAD_BYTES and not await rows.need(_HEAD_BYTES):
                 detail = "the journal ends before the log does"
@@ -159,7 +146,7 @@ class PartitionCheck:
             if stored_at != at:
                 at = await self._time_of(record, stored_at, rows)
             try:
-                judged = fold.judge(at, record.key, value, read(record.key, value, partition))
+                judged = fold.take(at, record.key, value)
             except Unjudgeable as error:
                 raise self._stop("verdict_impossible", f"this build cannot judge the record: {error}", offset) from None
             effect = judged.effect
@@ -173,8 +160,7 @@ class PartitionCheck:
             if not rows.buffer.startswith(row, rows.place):
                 raise await self._journal_break(record, at, judged, tail, rows)
             rows.place += size
-            if value is not None:
-                report.bytes += len(value)
+            report.bytes += len(value or b"")
             if judged.first:
                 await self._request(judged, offset, asked)
             if effect is None:
@@ -187,23 +173,28 @@ class PartitionCheck:
 
     def _plain_row(self, offset: int, at: int, judged: Judged, record: Any, tail: bytes) -> bytes | None:
         """The journal's row of an effective record whose headers are the usual ones; None where they are not."""
-        said = judged.said
+        said, known = judged.said, self._texts
         assert type(said) is not Refused
-        id, copies, value = said.id.encode(), record.headers, record.value
+        id, copies = said.id.encode(), record.headers
         if len(copies) != 2 or copies[1] != ("ce_id", id) or copies[0] != TYPE_COPIES[type(said.data)]:
             return None
-        names = self._names.get((said.subject, judged.kind))
-        if names is None or names.actor != said.actor or names.workspace != said.workspace:
-            names = self._names_of(said, judged.kind)
+        try:
+            kind, workspace = known[judged.kind], known[said.workspace]
+            subject, actor = known[said.subject], known[said.actor]
+        except KeyError:
+            return None  # The general way is taken once, and knows them from then on.
         return b"".join(
             (
                 _head_and_id(15, 4, self.partition, 8, offset, 8, at, len(id)),
                 id,
-                names.columns,
+                kind,
+                workspace,
+                subject,
+                actor,
                 _version_and_none(8, judged.version, -1),
-                names.key,  # A record whose key is not its workspace does not take effect.
-                _length(len(value)),
-                value,
+                workspace,  # The key: a record whose key is another does not take effect.
+                _length(len(record.value)),
+                record.value,
                 _none_and_length(-1, len(tail)),
                 tail,
                 _HASH_LENGTH,
@@ -231,14 +222,6 @@ class PartitionCheck:
                 field(self.fold.chain),
             )
         )
-
-    def _names_of(self, said: Envelope, kind: str) -> _Names:
-        if len(self._names) > _KNOWN_TEXTS:
-            self._names.clear()
-        key = self._text(said.workspace)
-        columns = b"".join((self._text(kind), key, self._text(said.subject), self._text(said.actor)))
-        names = self._names[said.subject, kind] = _Names(said.workspace, said.actor, columns, key)
-        return names
 
     def _text(self, value: str) -> bytes:
         known = self._texts.get(value)

@@ -100,6 +100,7 @@ def _envelope_for(event: type[Event]) -> type[Envelope]:
 
 RECORDS: dict[type[Event], type[Envelope]] = {event: _envelope_for(event) for event in EVENTS}
 NAMES: dict[type[Event], str] = {event: type_name(event) for event in EVENTS}
+"""`type_name`, looked up: where each record is asked."""
 BY_TYPE: dict[str, type[Event]] = {name: event for event, name in NAMES.items()}
 TYPE_COPIES: dict[type[Event], tuple[str, bytes]] = {event: ("ce_type", name.encode()) for event, name in NAMES.items()}
 """The header that repeats a record's type."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from adapters.checkpoint_keys import place_of
+from adapters.checkpoint_keys import checkpoints_among
 from adapters.object_store import ObjectStore, StoreUnavailable
 from domain.events import CheckpointSaved
 from domain.job import Job, SavedCheckpoint
@@ -34,8 +34,8 @@ def orphans(job: Job, keys: Iterable[str]) -> list[str]:
     listed = {saved.checkpoint.uri for saved in job.checkpoints}
     if job.checkpoints and not any(saved.best for saved in job.checkpoints):
         return []
-    found = [(key, place) for key in keys if (place := place_of(key)) and place.job_id == job.id]
-    return [key for key, place in found if place.attempt < job.attempt and key not in listed]
+    earlier = checkpoints_among(keys, job.id, through_attempt=job.attempt - 1)
+    return [key for key in earlier if key not in listed]
 
 
 class CheckpointJanitor:

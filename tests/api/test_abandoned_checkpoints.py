@@ -66,7 +66,7 @@ def epochs_of(job: str, epochs: range, attempt: int = 1, best: int = 0) -> list[
 class Folder:
     """The objects of a job of somebody's."""
 
-    def __init__(self, store: ObjectStore, platform: Platform, member: Member, job: str, workspace: str) -> None:
+    def __init__(self, store: ObjectStore, platform: Platform, job: str, workspace: str) -> None:
         self.job = job
         self._store = store
         self._worker = WorkerByHand(platform.settings, workspace)
@@ -92,7 +92,7 @@ class Folder:
 async def folder(store: ObjectStore, platform: Platform, member: Member, pool: asyncpg.Pool) -> Folder:
     job = await member.job()
     workspace = await pool.fetchval("SELECT workspace FROM read.jobs WHERE job_id = $1", job)
-    return Folder(store, platform, member, job, workspace)
+    return Folder(store, platform, job, workspace)
 
 
 async def test_of_a_job_that_is_over_the_two_newest_and_the_best_are_left(
