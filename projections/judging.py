@@ -18,7 +18,7 @@ from projections.batch import Batch, Row
 from projections.chain import link
 from projections.loading import load
 from projections.memory import Key, Memory, keys_of
-from projections.reading import Refused, read, under
+from projections.reading import Refused, read_many, under
 from projections.tables import LIVE
 from schemas import facts
 from schemas.envelope import NAMES, TYPE_COPIES, Envelope
@@ -96,7 +96,7 @@ class Judge:
     async def _read(self, records: Sequence[Any]) -> list[Envelope | Refused]:
         readings: list[Envelope | Refused] = []
         for first in range(0, len(records), SLICE):
-            readings += [read(r.key, r.value, self._partition) for r in records[first : first + SLICE]]
+            readings += read_many(records[first : first + SLICE], self._partition)
             await asyncio.sleep(0)
         return readings
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 import msgspec
 
@@ -12,7 +13,17 @@ from adapters.kafka import partition_of
 from domain.events import SYSTEM, Event, RulesActivated
 from domain.refusal import Refusal
 from domain.rules import SYSTEM_WORKSPACE, TYPES_BY_RULES
-from schemas.envelope import BY_TYPE, NAMES, Envelope, Header, UndecodableRecord, UnknownType, decode, header
+from schemas.envelope import (
+    BY_TYPE,
+    NAMES,
+    Envelope,
+    Header,
+    UndecodableRecord,
+    UnknownType,
+    decode,
+    decode_many,
+    header,
+)
 from schemas.topics import EVENTS
 
 SYSTEM_KEY = SYSTEM_WORKSPACE.encode()
@@ -78,6 +89,21 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
         actor=envelope.actor,
         event=kind,
     )
+
+
+def read_many(records: Sequence[Any], partition: int) -> list[Envelope | Refused]:
+    """`read` of each record (as aiokafka gives them): a slice of them at once takes less time than one by one."""
+    envelopes = decode_many([record.value for record in records])
+    return [
+        envelope
+        if envelope is not None
+        and envelope.workspace.encode() == (key := record.key)
+        and key != SYSTEM_KEY
+        and type(envelope.data) not in _ABOUT_THE_PLATFORM
+        and home(key) == partition
+        else read(record.key, record.value, partition)
+        for envelope, record in zip(envelopes, records, strict=True)
+    ]
 
 
 def under(reading: Envelope | Refused, rules: int) -> Envelope | Refused:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -197,6 +198,34 @@ def decode(value: bytes | None) -> Envelope:
     if not as_written or kind is JobRequested or _BACKSLASH in value:
         _read_whole(value)
     return envelope
+
+
+def decode_many(values: Sequence[bytes | None]) -> list[Envelope | None]:
+    """What `decode` gives for each value, in two thirds of its time, where all are as our own encoder writes them.
+
+    None stands for a value that has to be decoded by itself, and may raise: for all of them if one is out of the ordinary.
+    What is written has no line break in it. So where the lines decoded and written again are the lines that there were,
+    each line is a value, and each value is what is written of its record.
+    """
+    apart: list[Envelope | None] = [None] * len(values)
+    try:
+        lines = b"\n".join(values)  # type: ignore[arg-type]  # One that is null is a TypeError.
+        envelopes: list[Envelope] = _decoder.decode_lines(lines)
+        as_written = _encoder.encode_lines(envelopes) == lines + b"\n"
+    except (TypeError, msgspec.DecodeError, ValueError, RecursionError):
+        return apart
+    if not as_written or len(envelopes) != len(values):
+        return apart
+    escaped = _BACKSLASH in lines
+    return [
+        None
+        if envelope.dataschema != _SCHEMAS[(kind := type(envelope.data))]
+        or kind is JobRequested
+        or len(value) > MAX_RECORD_BYTES
+        or (escaped and _BACKSLASH in value)
+        else envelope
+        for envelope, value in zip(envelopes, cast(Sequence[bytes], values), strict=True)
+    ]
 
 
 def _read_whole(value: bytes) -> Any:

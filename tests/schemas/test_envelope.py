@@ -19,11 +19,13 @@ from schemas import envelope as wire
 from schemas.envelope import (
     MAX_RECORD_BYTES,
     RESERVED,
+    Envelope,
     RecordTooLarge,
     UndecodableRecord,
     UnknownType,
     UnwritableRecord,
     decode,
+    decode_many,
     encode,
     header,
     headers,
@@ -212,6 +214,65 @@ class TestWhatCannotBeDecoded:
             return
         assert decode(encode(record)) == record
         json.loads(bytes(value))
+
+
+def decoded(value: bytes | None) -> Envelope | None:
+    """The record, where there is one."""
+    try:
+        return decode(value)
+    except (UndecodableRecord, UnknownType):
+        return None
+
+
+class TestManyAtOnce:
+    """What the bytes of one record say does not depend on those beside it."""
+
+    def test_those_of_our_own_encoder_are_read_together(self) -> None:
+        names = [name for name in STORY if type(example(name).data) is not JobRequested]
+        written = [encode(example(name)) for name in names]
+        assert decode_many(written) == [example(name) for name in names]
+
+    def test_of_nothing_comes_nothing(self) -> None:
+        assert decode_many([]) == []
+
+    @pytest.mark.parametrize("apart", [JOB, encode(replace(example("EpochCompleted-1"), source='a"'))])
+    def test_those_that_have_to_be_looked_through_are_left_to_decode(self, apart: bytes) -> None:
+        assert decode_many([EPOCH, apart, EPOCH]) == [decode(EPOCH), None, decode(EPOCH)]
+
+    @pytest.mark.parametrize("case", BAD)
+    def test_none_that_cannot_be_decoded_is_read_among_others(self, case: str) -> None:
+        assert decode_many([EPOCH, BAD[case], EPOCH])[1] is None
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [EPOCH + b"\n" + EPOCH],
+            [EPOCH + b"\n" + EPOCH, b""],
+            [EPOCH + EPOCH, b""],
+            [EPOCH + b"\n" + EPOCH[:9], EPOCH[9:]],
+            [EPOCH + b"\n" + EPOCH[:9] + b"\n" + EPOCH[9:], b""],
+            [EPOCH[:9], EPOCH[9:] + b"\n" + EPOCH],
+            [b"", EPOCH + b"\n" + EPOCH],
+            [b"\n" + EPOCH],
+            [EPOCH + b"\n"],
+        ],
+    )
+    def test_a_record_ends_where_its_value_does(self, values: list[bytes]) -> None:
+        assert decode_many(values) == [None] * len(values)
+
+    @settings(max_examples=300)
+    @given(st.data())
+    def test_each_is_what_decode_says_of_it(self, data: st.DataObject) -> None:
+        whole: list[bytes | None] = [encode(example(name)) for name in STORY]
+        usual = st.sampled_from([*whole, *whole, EPOCH + b"\n", changed(), *BAD.values()])
+        values = data.draw(st.lists(usual, max_size=6))
+        if data.draw(st.booleans()) and values:
+            at = data.draw(st.integers(0, len(values) - 1))
+            one = values[at] or b""
+            cut = data.draw(st.integers(0, len(one)))
+            values[at : at + 1] = [one[:cut], one[cut:]]
+        for value, found in zip(values, decode_many(values), strict=True):
+            assert found is None or found == decoded(value)
 
 
 class TestUnknownTypes:
