@@ -171,7 +171,7 @@ async def from_log(settings: KafkaSettings, selection: Selection) -> AsyncGenera
     key = None if selection.workspace is None else selection.workspace.encode()
     ends = await bounds(settings)
     for partition in _partitions(selection):
-        fold, last = Fold(partition), 0
+        fold, last = Fold(), 0
         async with aclosing(LogReader(settings, partition).read(ends[partition][1])) as batches:
             async for batch in batches:
                 for record in batch:

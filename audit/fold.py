@@ -16,7 +16,7 @@ from domain.refusal import Refusal
 from domain.rules import FIRST_RULES, NewerRules
 from domain.workspace import Effect, Workspace, judge
 from projections.chain import GENESIS, link
-from projections.reading import Refused, read, under
+from projections.reading import Refused, under
 from schemas import facts
 from schemas.envelope import NAMES, Envelope, headers
 from schemas.job_view import view
@@ -43,18 +43,16 @@ class Judged(msgspec.Struct):
 class Fold:
     """The state of one partition after the records taken so far."""
 
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
+    def __init__(self) -> None:
         self.workspaces: dict[str, Workspace] = {}
         self.rules = FIRST_RULES
         self.chain = GENESIS
 
-    def take(self, at: int, key: bytes | None, value: bytes | None) -> Judged:
-        """The verdict on the next record of the log; `at` is its time in milliseconds. Raises `Unjudgeable`."""
-        return self.judge(at, key, value, read(key, value, self.partition))
-
     def judge(self, at: int, key: bytes | None, value: bytes | None, said: Envelope | Refused) -> Judged:
-        """The same of a record that was read already."""
+        """The verdict on the next record of the log, which says `said`; `at` is its time in milliseconds.
+
+        Raises `Unjudgeable`.
+        """
         self.chain = link(self.chain, at, key, value)
         said = under(said, self.rules)
         if type(said) is Refused:

@@ -71,7 +71,7 @@ class PartitionCheck:
     ) -> None:
         self.partition: int = cursor["partition"]
         self.report = PartitionReport(partition=self.partition)
-        self.fold = Fold(self.partition)
+        self.fold = Fold()
         self._reader = reader
         self._cursor = cursor
         self._expected = expected

@@ -29,6 +29,7 @@ from audit.verify import NotVerifiable, Wishes, Work, _run, verify
 from domain.events import RulesActivated
 from domain.workspace import Workspace
 from projections import snapshots
+from projections.reading import read
 from schemas.topics import EVENTS
 from tests.projections.platform import ROOT, Log, project
 from tests.projections.records import Written, one_job, stream, written
@@ -356,11 +357,14 @@ async def test_an_outage_that_a_process_of_the_verification_meets_can_be_told_to
 
 
 def test_a_mistake_of_ours_in_judging_is_no_verdict() -> None:
-    fold = Fold(partition_of(b"team", EVENTS.partitions))
+    fold, partition = Fold(), partition_of(b"team", EVENTS.partitions)
     fold.workspaces["team"] = broken = Workspace("team")
     broken.jobs = None  # type: ignore[assignment]
     with pytest.raises(Unjudgeable, match="Error: "):
-        [fold.take(0, record.key, record.value) for record in one_job("team")]
+        [
+            fold.judge(0, record.key, record.value, read(record.key, record.value, partition))
+            for record in one_job("team")
+        ]
 
 
 async def on_other_topics(settings: Settings) -> Settings:
