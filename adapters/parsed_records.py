@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import proxy
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import FetchResult
@@ -28,8 +29,10 @@ class _Prefetched(OrderedDict[Any, Any]):
         if isinstance(found, FetchResult):
             unpacking = found._partition_records
             unpacking._records = _Whole(unpacking._records)
-            unpacking._consumer_record = partial(_not_before, unpacking)
-            found.getall = partial(_take, found, [])
+            # Not by the objects themselves: each would hold itself in a circle, and with it what the broker answered, until
+            # the garbage collector's next full run, which comes gigabytes later where millions of records are folded.
+            unpacking._consumer_record = partial(_not_before, proxy(unpacking))
+            found.getall = partial(_take, proxy(found), [])
         super().__setitem__(partition, found)
 
 

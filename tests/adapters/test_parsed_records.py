@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 
 from adapters.kafka import client_options, consumer, let_go, producer, topic_name
@@ -76,6 +78,20 @@ async def _values(client: AIOKafkaConsumer, count: int, at_most: int | None) -> 
 async def test_each_is_handed_out_once_and_in_order(log: KafkaSettings, first: int, at_most: int | None) -> None:
     async with reading(log, first) as client:
         assert await _values(client, COUNT - first, at_most) == list(range(first, COUNT))
+
+
+async def test_nothing_is_left_of_what_was_handed_out(log: KafkaSettings) -> None:
+    """Not even for the garbage collector, which runs seldom where millions of records are folded."""
+    async with reading(log, max_partition_fetch_bytes=3_000) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            assert await _values(client, COUNT, 7) == list(range(COUNT))
+            alive = [type(one) for one in gc.get_objects()]
+        finally:
+            gc.enable()
+    # Only the last answer, of which nobody has asked yet whether there is more in it.
+    assert max(alive.count(FetchResult), alive.count(PartitionRecords)) <= 1
 
 
 async def test_another_position_is_heeded_in_the_middle_of_a_batch(log: KafkaSettings) -> None:
