@@ -74,7 +74,7 @@ async def run(folder: Path, options: Options, say: Callable[[str], None]) -> Out
     no_disks = why_not(_empty(folder / "probe")) if options.small_disks else "nobody asked for them"
     if no_disks:
         say(f"no full disks in this storm: {no_disks}")
-    world = World(folder, options.workers, options.brokers, small_disks=no_disks is None)
+    world = World(folder, options.workers, options.brokers, disks_for=None if no_disks else options.minutes)
     if (task := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     started = time.monotonic()

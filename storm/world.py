@@ -39,18 +39,20 @@ SETTINGS = {
     # Workers die every few seconds; a job that gives up at once would soon leave nothing to disturb.
     "RAVAND_JOBS__MAX_LOSSES": "8",
 }
-# Enough for some minutes of a storm; what is left is taken and given back while a disk is full.
-KAFKA_MEBIBYTES, POSTGRES_MEBIBYTES, OBJECTS_MEBIBYTES = 256, 768, 256
+# A storm writes up to 20 MiB a minute to the broker's disk; what is left is taken and given back while a disk is full.
+KAFKA_MEBIBYTES, POSTGRES_MEBIBYTES, OBJECTS_MEBIBYTES = 128, 640, 128
+MEBIBYTES_A_MINUTE = 32
 
 
 class World:
     """Started and stopped once; everything else of the storm asks it for processes, addresses and settings."""
 
-    def __init__(self, folder: Path, workers: int, brokers: int = 1, *, small_disks: bool = False) -> None:
+    def __init__(self, folder: Path, workers: int, brokers: int = 1, *, disks_for: float | None = None) -> None:
+        """On disks of their own that last for so many minutes, if that is asked for."""
         self.folder = folder
         self.workers = workers
         self.brokers = brokers
-        self.small_disks = small_disks
+        self.disks_for = disks_for
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.proxy = Proxy()
@@ -75,12 +77,15 @@ class World:
     @property
     def disks(self) -> dict[str, SmallDisk]:
         """The small ones, by whose they are; none where there are none."""
-        if not self.small_disks:
+        if self.disks_for is None:
             return {}
+        more = round(MEBIBYTES_A_MINUTE * self.disks_for)
         names = ["kafka", *(f"kafka {index}" for index in range(1, self.brokers))]
-        disks = {name: SmallDisk(self.servers.broker(index), KAFKA_MEBIBYTES) for index, name in enumerate(names)}
-        disks["postgres"] = SmallDisk(self.servers.postgres, POSTGRES_MEBIBYTES)
-        disks["objects"] = SmallDisk(self.services.objects, OBJECTS_MEBIBYTES)
+        disks = {
+            name: SmallDisk(self.servers.broker(index), KAFKA_MEBIBYTES + more) for index, name in enumerate(names)
+        }
+        disks["postgres"] = SmallDisk(self.servers.postgres, POSTGRES_MEBIBYTES + more)
+        disks["objects"] = SmallDisk(self.services.objects, OBJECTS_MEBIBYTES + more)
         return disks
 
     def seen(self, folder: Path) -> Path:
