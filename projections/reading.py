@@ -73,6 +73,21 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
         said_header = header(value)
         known = BY_TYPE.get(said_header.type) if said_header else None
         return Refused(refusal=Refusal.UNDECODABLE, event=known, header=said_header, error=str(error))
+    return _where_it_belongs(envelope, key, partition)
+
+
+def read_many(records: Sequence[Any], partition: int) -> list[Envelope | Refused]:
+    """`read` of each record (as aiokafka gives them): a slice of them at once takes less time than one by one."""
+    envelopes = decode_many([record.value for record in records])
+    return [
+        read(record.key, record.value, partition)
+        if envelope is None
+        else _where_it_belongs(envelope, record.key, partition)
+        for envelope, record in zip(envelopes, records, strict=True)
+    ]
+
+
+def _where_it_belongs(envelope: Envelope, key: bytes | None, partition: int) -> Envelope | Refused:
     kind = type(envelope.data)
     if (
         envelope.workspace.encode() == key
@@ -89,21 +104,6 @@ def read(key: bytes | None, value: bytes | None, partition: int) -> Envelope | R
         actor=envelope.actor,
         event=kind,
     )
-
-
-def read_many(records: Sequence[Any], partition: int) -> list[Envelope | Refused]:
-    """`read` of each record (as aiokafka gives them): a slice of them at once takes less time than one by one."""
-    envelopes = decode_many([record.value for record in records])
-    return [
-        envelope
-        if envelope is not None
-        and envelope.workspace.encode() == (key := record.key)
-        and key != SYSTEM_KEY
-        and type(envelope.data) not in _ABOUT_THE_PLATFORM
-        and home(key) == partition
-        else read(record.key, record.value, partition)
-        for envelope, record in zip(envelopes, records, strict=True)
-    ]
 
 
 def under(reading: Envelope | Refused, rules: int) -> Envelope | Refused:
